@@ -1,0 +1,199 @@
+"""The typer application: every command, each loading what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anybind import __version__
+from anybind.errors import AnybindError
+
+app = typer.Typer(
+    name="anybind",
+    help="Ask a local multimodal model about images, sounds and text; let it use tools.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Bundle = Annotated[str, typer.Option(help="Name of a bundle, or path to a bundle.json.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+Files = Annotated[list[str] | None, typer.Argument(help="Images, sounds or texts.")]
+Weights = Annotated[
+    list[float] | None, typer.Option("--weight", help="Mixing weight of each file, in order.")
+]
+Outputs = Annotated[
+    list[str] | None, typer.Option("--output", help="Also reply with: image (audio, point).")
+]
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    files: Files = None,
+    bundle: Bundle = "nano",
+    weight: Weights = None,
+    output: Outputs = None,
+    no_ground: Annotated[bool, typer.Option(help="Do not look for the nouns in the picture.")] = False,
+    no_tools: Annotated[bool, typer.Option(help="Do not let the model call tools.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    as_json: Json = False,
+    out: Annotated[Path | None, typer.Option(help="Copy what was made into this folder.")] = None,
+) -> None:
+    """Ask one question about files."""
+    from anybind.agent.cli import asking
+
+    asking.ask(
+        question, files or [], bundle, weight or [], output or [], not no_ground, not no_tools,
+        seed, as_json, out,
+    )  # fmt: skip
+
+
+@app.command()
+def batch(
+    requests: Annotated[Path, typer.Argument(help="JSON lines, one request each.")],
+    out: Annotated[Path, typer.Option(help="Where the replies go, one line each.")],
+    bundle: Bundle = "nano",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where sessions and artifacts go (default: beside OUT).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Answer a file of requests; a failing one never stops the rest."""
+    from anybind.agent.cli import batching
+
+    batching.run(requests, out, bundle, seed, folder, as_json)
+
+
+@app.command()
+def chat(
+    files: Files = None,
+    bundle: Bundle = "nano",
+    folder: Annotated[Path | None, typer.Option(help="Keep the session in this folder.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Go on with a kept session.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Talk in turns; /attach FILE, /image, /tools, /history, /quit."""
+    from anybind.agent.cli import chatting
+
+    chatting.chat(files or [], bundle, folder, resume, seed, as_json)
+
+
+@app.command()
+def embed(
+    things: Annotated[list[str], typer.Argument(help="Files, or texts.")],
+    bundle: Bundle = "nano",
+    out: Annotated[Path | None, typer.Option(help="Write the embeddings (.safetensors).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Joint embeddings of files and texts, and how similar they are."""
+    from anybind.agent.cli import embedding
+
+    embedding.embed(things, bundle, out, as_json)
+
+
+@app.command()
+def tools(bundle: Bundle = "nano", as_json: Json = False) -> None:
+    """The tools on offer, and why some are not available."""
+    from anybind.agent.cli import listing
+
+    listing.tools(bundle, as_json)
+
+
+@app.command()
+def experts(bundle: Bundle = "nano", as_json: Json = False) -> None:
+    """The experts on offer."""
+    from anybind.agent.cli import listing
+
+    listing.specs("experts", bundle, as_json)
+
+
+@app.command()
+def generators(bundle: Bundle = "nano", as_json: Json = False) -> None:
+    """The generators on offer."""
+    from anybind.agent.cli import listing
+
+    listing.specs("generators", bundle, as_json)
+
+
+@app.command()
+def bundles(as_json: Json = False) -> None:
+    """The bundles that ship with anybind."""
+    from anybind.agent.cli import listing
+
+    listing.bundles(as_json)
+
+
+@app.command()
+def plugins(as_json: Json = False) -> None:
+    """The installed plugins, what they offer, and which are broken."""
+    from anybind.agent.cli import listing
+
+    listing.plugins(as_json)
+
+
+@app.command()
+def doctor(
+    bundle: Bundle = "nano",
+    fetch: Annotated[bool, typer.Option(help="Fetch and verify what is missing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """What a bundle needs, what is there, and why something is not available."""
+    from anybind.agent.cli import doctoring
+
+    doctoring.doctor(bundle, fetch, as_json)
+
+
+@app.command()
+def convert(
+    converter: Annotated[str, typer.Argument(help="Name of a converter (see: anybind plugins).")],
+    source: Annotated[Path, typer.Argument(help="The foreign file.")],
+    target: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+    sha256: Annotated[str, typer.Option(help="Refuse the source if its hash is another.")] = "",
+) -> None:
+    """Convert a foreign weight file in a process of its own, with limits."""
+    from anybind.agent.cli import doctoring
+
+    doctoring.convert(converter, source, target, sha256)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """anybind: a local multimodal model at the centre of an agent loop."""
+    if version:
+        typer.echo(f"anybind {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of the console script.
+
+    Commands of plugins are added only when the first word is not one of ours, so that `--help`
+    and the built-in commands never pay for importing strangers.
+    """
+    words = [w for w in sys.argv[1:] if not w.startswith("-")]
+    known = {c.name or (c.callback.__name__ if c.callback else "") for c in app.registered_commands}
+    if words and words[0] not in known:
+        _add_plugin_commands(app)
+    try:
+        app()
+    except AnybindError as error:
+        typer.echo(f"{type(error).__name__}: {error}", err=True)
+        raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+        raise SystemExit(130) from None
+
+
+def _add_plugin_commands(target: Any) -> None:
+    from anybind.plugins import registry
+
+    registry().manager.hook.register_commands(app=target)

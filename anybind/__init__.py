@@ -1,0 +1,68 @@
+"""anybind: a local multimodal model at the centre of an agent loop.
+
+Importing this loads no torch and no plugin. The door is `session` (the agent) and `load` (the
+model alone).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anybind.content import (
+    IMU,
+    Audio,
+    Boxes,
+    Depth,
+    Embedding,
+    File,
+    Image,
+    PointCloud,
+    Text,
+    Thermal,
+    Video,
+)
+from anybind.errors import (
+    AnybindError,
+    ApprovalRequired,
+    LimitExceeded,
+    MissingExtra,
+    MissingWeights,
+    ModelError,
+    PluginError,
+    Retry,
+    ToolError,
+    UserError,
+)
+
+if TYPE_CHECKING:
+    from anybind.agent import Session
+    from anybind.core_model import ImageBindLLM
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "IMU", "AnybindError", "ApprovalRequired", "Audio", "Boxes", "Depth", "Embedding", "File",
+    "Image", "LimitExceeded", "MissingExtra", "MissingWeights", "ModelError", "PluginError",
+    "PointCloud", "Retry", "Text", "Thermal", "ToolError", "UserError", "Video", "__version__",
+    "load", "session",
+]  # fmt: skip
+
+
+def session(bundle: str | Path = "nano", **options: Any) -> Session:
+    """Open a conversation; see `anybind.agent.Session` for the options.
+
+    Args:
+        bundle: Name of a bundle, or path to a bundle.json.
+        **options: `folder` (keep the session there), `resume` (go on with a kept one), ...
+    """
+    from anybind.agent import Session
+
+    return Session(bundle, **options)
+
+
+def load(bundle: str | Path = "nano", **options: Any) -> ImageBindLLM:
+    """Load the model of a bundle alone: embed, mix, retrieve, generate."""
+    from anybind.core_model import ImageBindLLM
+
+    return ImageBindLLM.from_bundle(bundle, **options)

@@ -1,0 +1,217 @@
+"""Content: the typed values that pass between people, models, tools, experts and generators.
+
+A part carries its data lazily (`data` decodes at most once), its media type and its provenance.
+Parts are values: nothing here knows a session, a file system layout or a model. Files of users
+become parts in `anybind.media` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image as PILImage
+
+T = TypeVar("T")
+_UNSET: Any = object()
+
+
+class Lazy(Generic[T]):
+    """A value that is computed on first use and then kept."""
+
+    __slots__ = ("_make", "_value")
+
+    def __init__(self, make: Callable[[], T] | None = None, value: T = _UNSET) -> None:
+        if (make is None) == (value is _UNSET):
+            raise ValueError("Lazy takes a function or a value, not both")
+        self._make = make
+        self._value = value
+
+    def get(self) -> T:
+        """The value; computed now if this is the first call."""
+        if self._value is _UNSET:
+            assert self._make is not None
+            self._value = self._make()
+            self._make = None
+        return self._value
+
+    def __repr__(self) -> str:
+        return "<not decoded>" if self._value is _UNSET else f"<{type(self._value).__name__}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Who made a part, and from what."""
+
+    made_by: str = "user"
+    """"user", or "tool:NAME", "expert:NAME", "generator:NAME"."""
+    sources: tuple[str, ...] = ()
+    """Artifact names of the parts it was made from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waveform:
+    """Decoded sound: `samples` float32 [channels, frames] in -1..1, `rate` in hertz."""
+
+    samples: NDArray[np.float32]
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        """Duration in seconds."""
+        return float(self.samples.shape[1]) / self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A labelled region: `xyxy` in pixels of the image, `score` in 0..1."""
+
+    label: str
+    xyxy: tuple[float, float, float, float]
+    score: float
+
+
+@dataclass(frozen=True)
+class Part(Generic[T]):
+    """One piece of content. `data` decodes on first use and keeps the result."""
+
+    kind: ClassVar[str] = "part"
+
+    lazy: Lazy[T] = field(repr=False, compare=False)
+    media_type: str = "application/octet-stream"
+    provenance: Provenance = Provenance()
+    name: str = ""
+    """The artifact name, once a session keeps the part (`image/1a2b3c4d.png`)."""
+    digest: str = ""
+    """SHA-256 of the content, the key of caches; empty until a session keeps the part."""
+    path: Path | None = field(default=None, compare=False)
+    """Where the bytes lie, if on disk."""
+
+    @classmethod
+    def of(cls, data: T, *, made_by: str = "user", sources: Sequence[str] = ()) -> Self:
+        """A part from data in memory."""
+        return cls(
+            lazy=Lazy(value=data),
+            media_type=cls.default_media_type(),
+            provenance=Provenance(made_by, tuple(sources)),
+        )
+
+    @classmethod
+    def default_media_type(cls) -> str:
+        """The media type a session gives this kind of part when it stores it."""
+        return DEFAULT_MEDIA_TYPES.get(cls.kind, "application/octet-stream")
+
+    @property
+    def data(self) -> T:
+        """The decoded content."""
+        return self.lazy.get()
+
+    def named(self, name: str, digest: str, path: Path) -> Self:
+        """The same part as an artifact of a session."""
+        return replace(self, name=name, digest=digest, path=path)
+
+
+@dataclass(frozen=True)
+class Text(Part[str]):
+    """Plain text."""
+
+    kind: ClassVar[str] = "text"
+
+
+@dataclass(frozen=True)
+class Image(Part["PILImage"]):
+    """A picture; `data` is a PIL image in mode RGB, upright (EXIF orientation applied)."""
+
+    kind: ClassVar[str] = "image"
+
+
+@dataclass(frozen=True)
+class Audio(Part[Waveform]):
+    """A sound; `data` is a `Waveform`."""
+
+    kind: ClassVar[str] = "audio"
+
+
+@dataclass(frozen=True)
+class Video(Part["NDArray[np.uint8]"]):
+    """A film; `data` is uint8 frames [time, height, width, 3]."""
+
+    kind: ClassVar[str] = "video"
+
+
+@dataclass(frozen=True)
+class PointCloud(Part["NDArray[np.float32]"]):
+    """Points in space; `data` is float32 [points, 3]."""
+
+    kind: ClassVar[str] = "point"
+
+
+@dataclass(frozen=True)
+class Depth(Part["NDArray[np.float32]"]):
+    """A depth map; `data` is float32 [height, width] in metres."""
+
+    kind: ClassVar[str] = "depth"
+
+
+@dataclass(frozen=True)
+class Thermal(Part["NDArray[np.uint8]"]):
+    """A thermal picture; `data` is uint8 [height, width]."""
+
+    kind: ClassVar[str] = "thermal"
+
+
+@dataclass(frozen=True)
+class IMU(Part["NDArray[np.float32]"]):
+    """Accelerometer and gyroscope; `data` is float32 [steps, 6]."""
+
+    kind: ClassVar[str] = "imu"
+
+
+@dataclass(frozen=True)
+class Embedding(Part["NDArray[np.float32]"]):
+    """A joint embedding; `data` is float32 [C]. Embeddings of two spaces never mix."""
+
+    kind: ClassVar[str] = "embedding"
+    space: str = ""
+    """The joint space it lives in, e.g. "minilm-l6-v2"."""
+    raw: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    """The head output before the norm [C], where an encoder gives one (for generators)."""
+
+
+@dataclass(frozen=True)
+class Boxes(Part[tuple[Box, ...]]):
+    """Regions found in a picture."""
+
+    kind: ClassVar[str] = "boxes"
+
+
+@dataclass(frozen=True)
+class File(Part[bytes]):
+    """Anything else, as bytes."""
+
+    kind: ClassVar[str] = "file"
+
+
+AnyPart = Part[Any]
+
+DEFAULT_MEDIA_TYPES = {
+    "text": "text/plain",
+    "image": "image/png",
+    "audio": "audio/wav",
+    "point": "model/ply",
+    "boxes": "application/json",
+    "embedding": "application/x-safetensors",
+}
+
+KINDS: dict[str, type[AnyPart]] = {
+    cls.kind: cast("type[AnyPart]", cls)
+    for cls in (
+        Text, Image, Audio, Video, PointCloud, Depth, Thermal, IMU, Embedding, Boxes, File,
+    )
+}  # fmt: skip
+"""Every kind of content by its short name, as bundles, artifact names and replies write it."""

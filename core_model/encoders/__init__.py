@@ -1,0 +1,1 @@
+"""Encoders: one modality each into the joint space, behind `anybind.contracts.Encoder`."""

@@ -1,0 +1,228 @@
+"""The eye of nano: pictures into the joint space through EfficientNet-lite.
+
+The backbone names one of 1,000 things; the hub is a space of sentences. A picture becomes the
+sharpened mixture of the class sentences (ConSE, Norouzi et al. 2014), so that what lies between
+the classes lies between their embeddings. The class embeddings know WordNet's hierarchy: a
+picture that is spread over twenty breeds of dog comes out as "dog". How they are made,
+`anybind.core_model.training.image_hub` knows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anybind.content import AnyPart
+from anybind.contracts import Build, Encoding
+from anybind.core_model.encoders.efficientnet import (
+    EfficientNetLite,
+    load_efficientnet,
+    pixels,
+)
+from anybind.errors import ModelError, UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+FORMAT = "anybind-image-hub-1"
+"""`format` in the metadata of the file; others are refused."""
+
+_BATCH = 16
+_MIN_SIDE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class HubConfig:
+    """How class probabilities become an embedding."""
+
+    space: str
+    power: float = 1.0
+    """Probabilities are raised to this; above 1 sharpens what label smoothing has blurred."""
+    top: int = 1000
+    """Only this many best classes count."""
+    views: tuple[str, ...] = ("centre",)
+    """Which views of the picture are averaged: see `view`."""
+    crop: float = 0.875
+    """Share of the short side that the centre crop keeps."""
+
+
+class ImageHub(nn.Module):
+    """Class logits -> the joint space."""
+
+    classes: Tensor
+    """Sentence embedding of every class [K, C]."""
+
+    def __init__(self, config: HubConfig, classes: Tensor, names: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.config = config
+        self.names = tuple(names)
+        self.register_buffer("classes", classes.float())
+
+    def weights(self, logits: Tensor) -> Tensor:
+        """Shares of the classes [..., K] (sum 1) that logits [..., K] stand for."""
+        shares = logits * self.config.power
+        if self.config.top < shares.shape[-1]:
+            least = shares.topk(self.config.top, dim=-1).values[..., -1:]
+            shares = shares.masked_fill(shares < least, float("-inf"))
+        return shares.softmax(-1)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Raw embeddings [..., C] of logits [..., K]; the norm (0..1) tells how sure the eye is."""
+        return self.weights(logits) @ self.classes
+
+
+def load_image_hub(path: Path) -> ImageHub:
+    """The mapping from its safetensors file.
+
+    Raises:
+        ModelError: the file can't be read or is of another format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            data = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path.name} can't be read as safetensors: {error}") from error
+    if data.get("format") != FORMAT:
+        raise ModelError(f"{path.name} is not an image hub ({FORMAT}).")
+    try:
+        settings: dict[str, Any] = json.loads(data["config"])
+        settings["views"] = tuple(settings["views"])
+        names = json.loads(data.get("names", "[]"))
+        return ImageHub(HubConfig(**settings), tensors["classes"], names).eval()
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path.name}: {error} is missing or wrong.") from error
+
+
+def view(picture: PILImage, kind: str, side: int, crop: float) -> PILImage:
+    """A square view [side, side] of a picture.
+
+    Args:
+        picture: RGB.
+        kind: "centre" (the middle, as ImageNet models are tested), "whole" (all of it, squeezed
+            into the square), "padded" (all of it on its mean colour); "-flip" at the end mirrors.
+        side: Pixels.
+        crop: Share of the short side that "centre" keeps.
+
+    Raises:
+        UserError: the picture is too small to see anything.
+    """
+    from PIL import Image as pil
+
+    width, height = picture.size
+    if min(width, height) < _MIN_SIDE:
+        raise UserError(f"A picture of {width} x {height} pixels is too small to look at.")
+    name, _, mirrored = kind.partition("-")
+    if name == "centre":
+        keep = min(width, height) * crop
+        left, top = (width - keep) / 2, (height - keep) / 2
+        box = (left, top, left + keep, top + keep)
+    elif name == "whole":
+        box = (0.0, 0.0, float(width), float(height))
+    elif name == "padded":
+        square = pil.new("RGB", (max(picture.size),) * 2, _mean_colour(picture))
+        square.paste(picture, ((square.width - width) // 2, (square.height - height) // 2))
+        picture, box = square, (0.0, 0.0, float(square.width), float(square.height))
+    else:
+        raise ModelError(f"There is no view {kind!r}: centre, whole or padded, with -flip or not.")
+    seen = picture.resize((side, side), pil.Resampling.BICUBIC, box=box)
+    return seen.transpose(pil.Transpose.FLIP_LEFT_RIGHT) if mirrored else seen
+
+
+def _mean_colour(picture: PILImage) -> tuple[int, int, int]:
+    mean = np.asarray(picture.resize((16, 16)), dtype=np.float32).reshape(-1, 3).mean(0)
+    return int(mean[0]), int(mean[1]), int(mean[2])
+
+
+class ImageEncoder:
+    """Pictures into the joint space (`anybind.contracts.Encoder`)."""
+
+    def __init__(self, backbone: EfficientNetLite, hub: ImageHub) -> None:
+        if hub.classes.shape[0] != backbone.config.classes:
+            raise ModelError(
+                f"The hub maps {hub.classes.shape[0]} classes, the backbone "
+                f"knows {backbone.config.classes}."
+            )
+        self.backbone = backbone
+        self.hub = hub
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """Pictures only."""
+        return frozenset({"image"})
+
+    @property
+    def space(self) -> str:
+        """The joint space."""
+        return self.hub.config.space
+
+    @property
+    def dim(self) -> int:
+        """Width of the joint space."""
+        return int(self.hub.classes.shape[1])
+
+    @torch.inference_mode()
+    def logits(self, pictures: Sequence[PILImage]) -> Tensor:
+        """Class logits [B, K] of RGB pictures, averaged over the views."""
+        config, side = self.hub.config, self.backbone.config.resolution
+        seen = (
+            pixels(view(picture, kind, side, config.crop))
+            for picture in pictures
+            for kind in config.views
+        )
+        out: list[Tensor] = []
+        batch: list[Tensor] = []
+        for one in seen:
+            batch.append(one)
+            if len(batch) == _BATCH:
+                out.append(self._forward(batch))
+                batch = []
+        if batch:
+            out.append(self._forward(batch))
+        if not out:
+            return torch.empty(0, self.backbone.config.classes)
+        return torch.cat(out).view(len(pictures), len(config.views), -1).mean(1)
+
+    def _forward(self, batch: Sequence[Tensor]) -> Tensor:
+        stacked = torch.stack(list(batch)).contiguous(memory_format=torch.channels_last)
+        return self.backbone(stacked)
+
+    @torch.inference_mode()
+    def embed(self, pictures: Sequence[PILImage]) -> Tensor:
+        """Raw embeddings [B, C] of RGB pictures."""
+        return self.hub(self.logits(pictures))
+
+    def encode(self, parts: Sequence[AnyPart]) -> Encoding:
+        """Encode image parts in one batch; the norm of `raw` (0..1) tells how sure the eye is.
+
+        Raises:
+            UserError: a part is not an image, or one is too small.
+        """
+        for part in parts:
+            if part.kind != "image":
+                raise UserError(f"The image encoder takes images, not {part.kind}.")
+        raw = self.embed([part.data for part in parts])
+        unit = F.normalize(raw, dim=-1)
+        return Encoding(
+            unit=np.ascontiguousarray(unit.numpy(), dtype=np.float32),
+            raw=np.ascontiguousarray(raw.numpy(), dtype=np.float32),
+        )
+
+    def close(self) -> None:
+        """Nothing to give back beyond the object itself."""
+
+
+def build(build: Build) -> ImageEncoder:
+    """Factory: weights "backbone" (converted EfficientNet-lite) and "projection" (the hub)."""
+    return ImageEncoder(
+        load_efficientnet(build.weights["backbone"]), load_image_hub(build.weights["projection"])
+    )

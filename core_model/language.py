@@ -1,0 +1,298 @@
+"""The decoder as a `LanguageModel`: prompts in, a stream of text out, under a condition.
+
+Joins decoder, bind network, tokenizer, grammar and KV prefixes. Knows no conversation and no
+tool; a prompt is just text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from anybind.content import Embedding
+from anybind.contracts import Delta, Finish, Message, Profile, Sampling
+from anybind.core_model.bind import BindNetwork
+from anybind.core_model.grammar import GrammarEngine, Held
+from anybind.core_model.llama import KVCache, Llama
+from anybind.core_model.prefix import PrefixStore, Slot
+from anybind.core_model.prompts import RENDERERS
+from anybind.core_model.sampling import StopCutter, choose
+from anybind.core_model.tokenizer import Detokenizer, Tokenizer
+from anybind.errors import UserError
+
+
+class InjectedLanguageModel:
+    """A LLaMA whose layers take a bound joint embedding."""
+
+    def __init__(
+        self, decoder: Llama, tokenizer: Tokenizer, bind: BindNetwork | None, profile: Profile
+    ) -> None:
+        self.decoder = decoder
+        self.tokenizer = tokenizer
+        self.bind = bind
+        self.profile = profile
+        self._prefixes = PrefixStore(decoder.config)
+        self._grammars: GrammarEngine | None = None
+        # One decode at a time: the KV slots belong to whoever holds the lock.
+        self._lock = threading.RLock()
+
+    def render(self, messages: Sequence[Message], reply_prefix: str = "") -> str:
+        """The prompt of a conversation in this model's layout."""
+        return RENDERERS[self.profile.chat](messages, reply_prefix)
+
+    def count_tokens(self, text: str) -> int:
+        """Length of a text in tokens."""
+        return len(self.tokenizer.encode(text))
+
+    def stream(
+        self, prompt: str, condition: Embedding | None, sampling: Sampling
+    ) -> Iterator[Delta | Finish]:
+        """Generate; the last item is a `Finish`.
+
+        Raises:
+            UserError: the prompt leaves no room in the context, the condition lives in another
+                space, or the grammar can't be compiled.
+            ModelError: the decoder gave numbers that are not finite.
+        """
+        with self._lock, torch.inference_mode():
+            yield from self._stream(prompt, condition, sampling)
+
+    def complete(self, prompt: str, condition: Embedding | None, sampling: Sampling) -> str:
+        """The whole reply at once."""
+        return "".join(
+            item.text for item in self.stream(prompt, condition, sampling) if isinstance(item, Delta)
+        )
+
+    def score(
+        self, prompt: str, continuations: Sequence[str], condition: Embedding | None
+    ) -> list[float]:
+        """Sum of log-probabilities (nats) of each continuation, all in one pass.
+
+        The continuations lie side by side behind the prompt; a mask lets each see the prompt and
+        itself only, so the prompt is computed once.
+        """
+        if not continuations:
+            return []
+        with self._lock, torch.inference_mode():
+            return self._score(prompt, continuations, condition)
+
+    def batch(
+        self,
+        prompts: Sequence[str],
+        conditions: Sequence[Embedding | None],
+        sampling: Sampling,
+    ) -> list[str]:
+        """Replies to several prompts at once, each under its own condition (greedy only)."""
+        if sampling.temperature > 0 or sampling.grammar:
+            raise UserError("Batches decode greedily and without grammar; use stream for those.")
+        with self._lock, torch.inference_mode():
+            return self._batch(prompts, conditions, sampling)
+
+    def close(self) -> None:
+        """Forget the KV prefixes."""
+        self._prefixes.clear()
+
+    # ------------------------------------------------------------ inside
+
+    def _stream(
+        self, prompt: str, condition: Embedding | None, sampling: Sampling
+    ) -> Iterator[Delta | Finish]:
+        began = time.perf_counter()
+        ids = self._encode(prompt)
+        limit = self.decoder.config.context_length
+        if len(ids) >= limit:
+            raise UserError(
+                f"The prompt has {len(ids)} tokens; the context of {self.profile.name} holds {limit}."
+            )
+        held = self._hold(sampling.grammar) if sampling.grammar else None
+        inject = self._inject(condition)
+        slot, cached = self._prefixes.take(self._digest(condition), ids, len(ids) + 64)
+        rng = torch.Generator().manual_seed(sampling.seed)
+        text, cutter = Detokenizer(self.tokenizer), StopCutter(sampling.stop)
+        pending, reply = ids[cached:], []
+        reason = "length"
+        while len(reply) < sampling.max_tokens:
+            if len(slot.tokens) + len(pending) >= limit:
+                reason = "context"
+                break
+            forced = held.forced() if held is not None else []
+            if forced and held is not None:
+                yield from self._say(forced, text, cutter, held)
+                pending, reply = pending + forced, reply + forced
+            if held is not None and held.ended:
+                reason = "grammar"
+                break
+            logits = self._advance(slot, pending, inject)
+            token = choose(
+                logits,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                rng=rng,
+                allowed=held.allowed() if held is not None else None,
+                seen=reply,
+                repetition_penalty=sampling.repetition_penalty,
+            )
+            pending = [token]
+            if token == self.tokenizer.eos:
+                reason = "stop"
+                break
+            reply.append(token)
+            if held is not None:
+                held.take(token)
+            if shown := cutter.push(text.push(token)):
+                yield Delta(shown, 1)
+            if cutter.stopped:
+                reason = "stop"
+                break
+        if rest := cutter.push(text.flush()) + cutter.flush():
+            yield Delta(rest, 0)
+        yield Finish(reason, len(ids), len(reply), cached, time.perf_counter() - began)
+
+    def _say(
+        self, forced: Sequence[int], text: Detokenizer, cutter: StopCutter, held: Held
+    ) -> Iterator[Delta]:
+        """Take forced tokens over into the reply; they cost no forward pass of their own."""
+        said = ""
+        for token in forced:
+            held.take(token)
+            said += text.push(token)
+        if shown := cutter.push(said):
+            yield Delta(shown, len(forced), forced=True)
+
+    def _advance(self, slot: Slot, tokens: list[int], inject: Tensor | None) -> Tensor:
+        """Run tokens through the decoder; logits [vocab] behind the last one."""
+        slot.cache.grow(-(-(slot.cache.length + len(tokens)) // 256) * 256)
+        logits = self.decoder(
+            torch.tensor([tokens]), cache=slot.cache, inject=inject, site=self._site, last_only=True
+        )
+        slot.tokens = slot.tokens + tokens
+        return logits[0, -1]
+
+    def _score(
+        self, prompt: str, continuations: Sequence[str], condition: Embedding | None
+    ) -> list[float]:
+        ids = self._encode(prompt)
+        tails = [self.tokenizer.encode(c) for c in continuations]
+        total = sum(map(len, tails))
+        slot, cached = self._prefixes.take(self._digest(condition), ids, len(ids) + total)
+        inject = self._inject(condition)
+        if cached < len(ids) - 1:
+            self._advance(slot, ids[cached:-1], inject)
+        # One row: the last prompt token, then all continuations, each blind to the others.
+        past = len(ids) - 1
+        row = [ids[-1], *(t for tail in tails for t in tail)]
+        mask = torch.zeros(1, 1, len(row), past + len(row), dtype=torch.bool)
+        mask[..., : past + 1] = True
+        positions = torch.full((1, len(row)), past)
+        at = 1
+        for tail in tails:
+            n = len(tail)
+            block = torch.ones(n, n, dtype=torch.bool).tril()
+            mask[0, 0, at : at + n, past + at : past + at + n] = block
+            positions[0, at : at + n] = torch.arange(past + 1, past + 1 + n)
+            at += n
+        slot.cache.grow(past + len(row))
+        logits = self.decoder(
+            torch.tensor([row]), cache=slot.cache, inject=inject, site=self._site,
+            mask=mask, positions=positions,
+        )  # fmt: skip
+        slot.cache.cut(past)
+        slot.tokens = ids[:past]
+        logs = torch.log_softmax(logits[0].float(), -1)
+        scores: list[float] = []
+        at = 1
+        for tail in tails:
+            rows = [0, *range(at, at + len(tail) - 1)]
+            scores.append(float(logs[rows, tail].sum()) if tail else 0.0)
+            at += len(tail)
+        return scores
+
+    def _batch(
+        self,
+        prompts: Sequence[str],
+        conditions: Sequence[Embedding | None],
+        sampling: Sampling,
+    ) -> list[str]:
+        rows = [self._encode(p) for p in prompts]
+        width = max(map(len, rows))
+        tokens = torch.full((len(rows), width), self.tokenizer.eos)
+        cache = KVCache(self.decoder.config, len(rows), width + sampling.max_tokens)
+        for i, row in enumerate(rows):
+            tokens[i, width - len(row) :] = torch.tensor(row)
+            cache.start[i] = width - len(row)
+        cache.padded = bool(cache.start.any())
+        inject = self._inject_rows(conditions)
+        replies: list[list[int]] = [[] for _ in rows]
+        done = torch.zeros(len(rows), dtype=torch.bool)
+        step = tokens
+        for _ in range(sampling.max_tokens):
+            logits = self.decoder(step, cache=cache, inject=inject, site=self._site, last_only=True)
+            chosen = logits[:, -1].argmax(-1)
+            done |= chosen == self.tokenizer.eos
+            if done.all():
+                break
+            for i in (~done).nonzero().flatten().tolist():
+                replies[i].append(int(chosen[i]))
+            step = chosen[:, None]
+        out: list[str] = []
+        for reply in replies:
+            cutter = StopCutter(sampling.stop)
+            out.append(cutter.push(self.tokenizer.decode(reply)) + cutter.flush())
+        return out
+
+    @property
+    def _site(self) -> str:
+        return self.bind.config.injection if self.bind is not None else "residual"
+
+    def _encode(self, prompt: str) -> list[int]:
+        ids = self.tokenizer.encode(prompt)
+        # ChatML prompts begin with their own marker, which for these models is the BOS token.
+        if self.tokenizer.bos is not None and ids[:1] != [self.tokenizer.bos]:
+            ids = [self.tokenizer.bos, *ids]
+        return ids
+
+    def _hold(self, grammar: str) -> Held:
+        if self._grammars is None:
+            self._grammars = GrammarEngine(self.tokenizer)
+        return self._grammars.hold(grammar)
+
+    def _inject(self, condition: Embedding | None) -> Tensor | None:
+        return None if condition is None else self._inject_rows([condition])
+
+    def _inject_rows(self, conditions: Sequence[Embedding | None]) -> Tensor | None:
+        """Vectors [B, layers, dim]; rows without a condition get zeros, which is no injection."""
+        if all(c is None for c in conditions):
+            return None
+        if self.bind is None:
+            raise UserError(f"{self.profile.name} takes no condition.")
+        rows: list[Tensor] = []
+        c = self.decoder.config
+        for condition in conditions:
+            if condition is None:
+                rows.append(torch.zeros(c.n_layers, c.dim))
+                continue
+            if condition.space != self.profile.space:
+                raise UserError(
+                    f"The condition lives in the space {condition.space!r}; "
+                    f"{self.profile.name} takes {self.profile.space!r}."
+                )
+            feature = torch.from_numpy(condition.data).float()[None]
+            rows.append(self.bind(feature, self.decoder)[0])
+        return torch.stack(rows)
+
+    @staticmethod
+    def _digest(condition: Embedding | None) -> str:
+        if condition is None:
+            return ""
+        return hashlib.sha256(condition.data.tobytes()).hexdigest()
+
+
+def with_name(profile: Profile, name: str) -> Profile:
+    """The same profile under another name."""
+    return replace(profile, name=name)

@@ -1,0 +1,326 @@
+"""The LLaMA decoder, whole, in one file.
+
+Knows tensors and nothing else: no tokenizer, no prompt, no file format. Features:
+- grouped-query attention, RMSNorm, SwiGLU, tied or separate output head;
+- rotary positions in both layouts: "interleaved" pairs (Meta, GGUF) and "half" split (HF);
+- Llama-3 frequency scaling;
+- a key/value cache that can be cut back and whose rows may start at different positions;
+- two ways of injecting a condition, one vector per layer and batch row, at no extra token:
+  "residual" adds it to the stream at the input of a layer (paper eq. 2), "attention_output" adds
+  it behind the attention output projection (what the released checkpoints amount to).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+RopeLayout = Literal["interleaved", "half"]
+Site = Literal["residual", "attention_output"]
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama-3 frequency scaling."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_context: int
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """Sizes of a decoder."""
+
+    vocab_size: int
+    dim: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    ffn_dim: int
+    norm_eps: float = 1e-5
+    rope_theta: float = 10_000.0
+    rope_layout: RopeLayout = "interleaved"
+    rope_scaling: RopeScaling | None = None
+    context_length: int = 2048
+    head_dim: int = 0
+    """0 means dim / n_heads."""
+    tied: bool = False
+    """Output head shares the token embedding."""
+
+    def __post_init__(self) -> None:
+        if not self.head_dim:
+            object.__setattr__(self, "head_dim", self.dim // self.n_heads)
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError("n_heads must be a multiple of n_kv_heads")
+
+
+class KVCache:
+    """Keys and values of all layers, preallocated: [layers, B, kv heads, capacity, head dim].
+
+    `start` [B] counts the padding positions at the front of each row (rows are right-aligned).
+    """
+
+    def __init__(
+        self,
+        config: LlamaConfig,
+        batch: int,
+        capacity: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        shape = (config.n_layers, batch, config.n_kv_heads, capacity, config.head_dim)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)
+        self.values = torch.empty(shape, dtype=dtype, device=device)
+        self.length = 0
+        self.start = torch.zeros(batch, dtype=torch.long, device=device)
+        self.padded = False
+
+    @property
+    def capacity(self) -> int:
+        """Positions it can hold."""
+        return self.keys.shape[3]
+
+    def cut(self, length: int) -> None:
+        """Forget everything from position `length` on."""
+        self.length = min(self.length, length)
+
+    def grow(self, capacity: int) -> None:
+        """Make room for `capacity` positions, keeping what is there."""
+        if capacity <= self.capacity:
+            return
+        for name in ("keys", "values"):
+            old: Tensor = getattr(self, name)
+            shape = (*old.shape[:3], capacity, old.shape[4])
+            new = old.new_empty(shape)
+            new[:, :, :, : self.length] = old[:, :, :, : self.length]
+            setattr(self, name, new)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm, computed in float32."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self.eps).to(x.dtype)
+
+
+def rope_frequencies(config: LlamaConfig) -> Tensor:
+    """Angular frequencies [head_dim / 2], scaled for Llama 3 where configured."""
+    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
+    frequencies = config.rope_theta**-exponent
+    scaling = config.rope_scaling
+    if scaling is not None:
+        wavelength = 2 * math.pi / frequencies
+        low = scaling.original_context / scaling.low_freq_factor
+        high = scaling.original_context / scaling.high_freq_factor
+        blend = (scaling.original_context / wavelength - scaling.low_freq_factor) / (
+            scaling.high_freq_factor - scaling.low_freq_factor
+        )
+        mixed = (1 - blend) * frequencies / scaling.factor + blend * frequencies
+        scaled = torch.where(wavelength > low, frequencies / scaling.factor, mixed)
+        frequencies = torch.where(wavelength < high, frequencies, scaled)
+    return frequencies
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: RopeLayout) -> Tensor:
+    """Apply rotary positions to x [B, heads, T, head_dim]; cos, sin [B or 1, 1, T, head_dim/2]."""
+    if layout == "interleaved":
+        a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+        return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+class Attention(nn.Module):
+    """Grouped-query self-attention."""
+
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__()
+        self.config = config
+        self.layer = layer
+        width, kv_width = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
+        self.wq = nn.Linear(config.dim, width, bias=False)
+        self.wk = nn.Linear(config.dim, kv_width, bias=False)
+        self.wv = nn.Linear(config.dim, kv_width, bias=False)
+        self.wo = nn.Linear(width, config.dim, bias=False)
+
+    def forward(
+        self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
+    ) -> Tensor:
+        c = self.config
+        batch, time, _ = x.shape
+        q = self.wq(x).view(batch, time, c.n_heads, c.head_dim).transpose(1, 2)
+        k = self.wk(x).view(batch, time, c.n_kv_heads, c.head_dim).transpose(1, 2)
+        v = self.wv(x).view(batch, time, c.n_kv_heads, c.head_dim).transpose(1, 2)
+        q, k = rotate(q, cos, sin, c.rope_layout), rotate(k, cos, sin, c.rope_layout)
+        if cache is not None:
+            at, end = cache.length, cache.length + time
+            cache.keys[self.layer, :, :, at:end] = k
+            cache.values[self.layer, :, :, at:end] = v
+            k, v = cache.keys[self.layer, :, :, :end], cache.values[self.layer, :, :, :end]
+        return self.wo(_attend(q, k, v, mask))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of q [B, H, T, D] over k, v [B, KV, S, D] -> [B, T, H * D].
+
+    Without a mask: causal if T > 1 (T == S then), everything visible if T == 1.
+    """
+    batch, heads, time, width = q.shape
+    if time == 1 and mask is None:
+        # The query heads of one group see the same keys: treat them as queries of one head,
+        # which spares the copy of keys and values that plain grouped attention makes on CPU.
+        grouped = q.view(batch, k.shape[1], heads // k.shape[1], width)
+        out = F.scaled_dot_product_attention(grouped, k, v)
+        return out.reshape(batch, 1, heads * width)
+    out = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=heads != k.shape[1]
+    )
+    return out.transpose(1, 2).reshape(batch, time, heads * width)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU: w2(silu(w1 x) * w3 x)."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.w1 = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.w2 = nn.Linear(config.ffn_dim, config.dim, bias=False)
+        self.w3 = nn.Linear(config.dim, config.ffn_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+class Block(nn.Module):
+    """One decoder layer."""
+
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__()
+        self.attention = Attention(config, layer)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+        cache: KVCache | None,
+        inject: Tensor | None,
+        site: Site,
+    ) -> Tensor:
+        if inject is not None and site == "residual":
+            x = x + inject
+        attended = self.attention(self.attention_norm(x), cos, sin, mask, cache)
+        if inject is not None and site == "attention_output":
+            attended = attended + inject
+        x = x + attended
+        return x + self.feed_forward(self.ffn_norm(x))
+
+
+class Llama(nn.Module):
+    """The decoder: token ids to logits."""
+
+    def __init__(self, config: LlamaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.n_layers))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        if config.tied:
+            self.output.weight = self.tok_embeddings.weight
+        angles = torch.outer(
+            torch.arange(config.context_length, dtype=torch.float64), rope_frequencies(config)
+        )
+        self.register_buffer("cos", angles.cos().float(), persistent=False)
+        self.register_buffer("sin", angles.sin().float(), persistent=False)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        *,
+        cache: KVCache | None = None,
+        inject: Tensor | None = None,
+        site: Site = "residual",
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Logits of the next token.
+
+        Args:
+            tokens: [B, T] ids. With a cache they continue what it holds and are added to it.
+            cache: Keys and values so far.
+            inject: [B or 1, n_layers, dim]: the condition, one vector per layer and row.
+            site: Where the condition enters.
+            mask: [B or 1, 1, T, S] bool, True where position t may see position s; None is
+                causal.
+            positions: [B or 1, T] rotary positions; None counts on from the cache.
+            last_only: Logits of the last position only, [B, 1, vocab].
+
+        Returns:
+            Logits [B, T, vocab].
+        """
+        x = self.features(
+            tokens, cache=cache, inject=inject, site=site, mask=mask, positions=positions
+        )
+        return self.output(x[:, -1:] if last_only else x)
+
+    def features(
+        self,
+        tokens: Tensor,
+        *,
+        cache: KVCache | None = None,
+        inject: Tensor | None = None,
+        site: Site = "residual",
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """What the output head reads, [B, T, dim]; arguments as for `forward`."""
+        _, time = tokens.shape
+        past = cache.length if cache is not None else 0
+        if positions is None:
+            positions = torch.arange(past, past + time, device=tokens.device)[None]
+            if cache is not None and cache.padded:
+                positions = (positions - cache.start[:, None]).clamp(min=0)
+        if mask is None and (past and time > 1 or (cache is not None and cache.padded)):
+            mask = _visible(tokens, cache, time)
+        cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
+        x = self.tok_embeddings(tokens)
+        cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+        for i, layer in enumerate(self.layers):
+            vector = inject[:, i : i + 1] if inject is not None else None
+            x = layer(x, cos, sin, mask, cache, vector, site)
+        if cache is not None:
+            cache.length += time
+        return self.norm(x)
+
+
+def _visible(tokens: Tensor, cache: KVCache | None, time: int) -> Tensor:
+    """Causal mask [B or 1, 1, T, S] over a cache, without the padding in front of each row."""
+    assert cache is not None
+    column = torch.arange(cache.length + time, device=tokens.device)
+    row = torch.arange(cache.length, cache.length + time, device=tokens.device)
+    mask = (column[None, :] <= row[:, None])[None, None]
+    if cache.padded:
+        # A padding query sees itself, or its softmax would be over nothing and give NaN.
+        real = column[None, None, None, :] >= cache.start[:, None, None, None]
+        own = (column[None, :] == row[:, None])[None, None]
+        mask = (mask & real) | own
+    return mask

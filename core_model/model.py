@@ -1,0 +1,215 @@
+"""ImageBind-LLM as a whole: encoders, mixing, cache, injected decoder.
+
+Usable alone (`anybind.load`): embed anything, mix, retrieve, generate. Knows no session, tool or
+expert.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from anybind.assembly import Assembly
+from anybind.content import AnyPart, Embedding, Provenance, Text
+from anybind.contracts import Delta, Encoder, Finish, LanguageModel, Message, Sampling
+from anybind.core_model.cache import RetrievalCache
+from anybind.core_model.mixing import mix
+from anybind.errors import UserError
+from anybind.media import from_value
+
+_KEPT_EMBEDDINGS = 256
+
+
+class ImageBindLLM:
+    """Encoders and a decoder that meet in one joint space."""
+
+    def __init__(
+        self,
+        language: LanguageModel,
+        encoders: Sequence[Encoder],
+        cache: RetrievalCache | None = None,
+        cache_kinds: frozenset[str] = frozenset(),
+    ) -> None:
+        self.language = language
+        self.cache = cache
+        self.cache_kinds = cache_kinds
+        self._encoders: dict[str, Encoder] = {}
+        for encoder in encoders:
+            for modality in encoder.modalities:
+                self._encoders[modality] = encoder
+        self._kept: OrderedDict[str, Embedding] = OrderedDict()
+
+    @classmethod
+    def from_bundle(cls, bundle: str | Path | Assembly = "nano", **options: Any) -> ImageBindLLM:
+        """Load the model of a bundle; weights are fetched if need be."""
+        assembly = bundle if isinstance(bundle, Assembly) else Assembly(bundle, **options)
+        spec = assembly.bundle
+        parts: dict[str, Any] = {}
+        encoders: list[Encoder] = []
+        for component in spec.encoders:
+            encoder = assembly.build("encoders", component, parts)
+            parts.update({f"{m}_encoder": encoder for m in encoder.modalities})
+            encoders.append(encoder)
+        language = assembly.build("models", spec.model, parts)
+        cache, kinds = None, frozenset[str]()
+        if spec.cache:
+            settings = dict(spec.cache)
+            kinds = frozenset(settings.pop("kinds", ()))
+            cache = RetrievalCache.load(assembly.weight(settings.pop("file")), **settings)
+        return cls(language, encoders, cache, kinds)
+
+    @property
+    def modalities(self) -> frozenset[str]:
+        """The kinds of parts it takes."""
+        return frozenset(self._encoders)
+
+    @property
+    def space(self) -> str:
+        """The joint space."""
+        return self.language.profile.space
+
+    def encoder(self, modality: str) -> Encoder:
+        """The encoder of a modality.
+
+        Raises:
+            UserError: the bundle has none.
+        """
+        if modality not in self._encoders:
+            raise UserError(
+                f"{self.language.profile.name} has no encoder for {modality}; "
+                f"it takes {', '.join(sorted(self._encoders))}."
+            )
+        return self._encoders[modality]
+
+    def embed_parts(self, parts: Sequence[AnyPart]) -> list[Embedding]:
+        """One unit-norm embedding a part, in order; parts of one modality run as one batch."""
+        found: dict[int, Embedding] = {}
+        groups: dict[str, list[int]] = {}
+        for i, part in enumerate(parts):
+            if isinstance(part, Embedding):
+                found[i] = part
+            elif part.digest and part.digest in self._kept:
+                self._kept.move_to_end(part.digest)
+                found[i] = self._kept[part.digest]
+            else:
+                groups.setdefault(part.kind, []).append(i)
+        for kind, places in groups.items():
+            encoder = self.encoder(kind)
+            coding = encoder.encode([parts[i] for i in places])
+            for row, i in enumerate(places):
+                found[i] = self._embedding(parts[i], coding.unit[row], coding.raw[row], encoder)
+        return [found[i] for i in range(len(parts))]
+
+    def _embedding(
+        self,
+        part: AnyPart,
+        unit: NDArray[np.float32],
+        raw: NDArray[np.float32],
+        encoder: Encoder,
+    ) -> Embedding:
+        made = replace(
+            Embedding.of(unit),
+            space=encoder.space,
+            raw=raw,
+            provenance=Provenance(f"encoder:{part.kind}", (part.name,) if part.name else ()),
+        )
+        if part.digest:
+            self._kept[part.digest] = made
+            while len(self._kept) > _KEPT_EMBEDDINGS:
+                self._kept.popitem(last=False)
+        return made
+
+    def embed(self, *things: Any) -> NDArray[np.float32]:
+        """Joint embeddings [N, C] of paths, parts, PIL images, or texts.
+
+        A string that is the path of an existing file, or looks like one (it has a suffix that
+        media files have), is opened; any other string is a text.
+        """
+        if not things:
+            raise UserError("Give at least one thing to embed.")
+        parts = [self._thing(t) for t in things]
+        return np.stack([e.data for e in self.embed_parts(parts)])
+
+    @staticmethod
+    def _thing(thing: Any) -> AnyPart:
+        if isinstance(thing, str) and not _looks_like_path(thing):
+            return Text.of(thing)
+        return from_value(thing)
+
+    def mix(
+        self, embeddings: Sequence[Embedding], weights: Sequence[float] | None = None
+    ) -> Embedding:
+        """Mix by weight; see `anybind.core_model.mixing.mix`."""
+        return mix(embeddings, weights)
+
+    def retrieve(self, embedding: Embedding) -> Embedding:
+        """Pull an embedding toward image features; unchanged if the bundle has no cache."""
+        if self.cache is None:
+            return embedding
+        if embedding.space != self.cache.space:
+            raise UserError(
+                f"The cache holds {self.cache.space!r} features, not {embedding.space!r}."
+            )
+        pulled = self.cache.apply(embedding.data[None])[0]
+        return replace(
+            Embedding.of(pulled),
+            space=embedding.space,
+            raw=embedding.raw,
+            provenance=Provenance("cache", embedding.provenance.sources),
+        )
+
+    def generate(
+        self,
+        question: str,
+        *things: Any,
+        weights: Sequence[float] | None = None,
+        sampling: Sampling | None = None,
+    ) -> str:
+        """Answer a question about things, without agent loop: one prompt, one reply."""
+        items = self.stream(question, *things, weights=weights, sampling=sampling)
+        return "".join(item.text for item in items if isinstance(item, Delta))
+
+    def stream(
+        self,
+        question: str,
+        *things: Any,
+        weights: Sequence[float] | None = None,
+        sampling: Sampling | None = None,
+    ) -> Iterator[Delta | Finish]:
+        """`generate` as a stream."""
+        condition = None
+        if things:
+            parts = [self._thing(t) for t in things]
+            embeddings = [
+                self.retrieve(e) if p.kind in self.cache_kinds else e
+                for p, e in zip(parts, self.embed_parts(parts), strict=True)
+            ]
+            condition = self.mix(embeddings, weights)
+        prompt = self.language.render([Message("user", question)])
+        return self.language.stream(prompt, condition, sampling or Sampling())
+
+    def close(self) -> None:
+        """Give back what the parts hold."""
+        for encoder in set(self._encoders.values()):
+            encoder.close()
+        self._kept.clear()
+
+
+_SUFFIXES = {
+    ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".wav", ".flac", ".ogg", ".mp3", ".mp4",
+    ".webm", ".ply", ".obj", ".pcd", ".xyz", ".npy", ".txt", ".md",
+}  # fmt: skip
+
+
+def _looks_like_path(text: str) -> bool:
+    suffix = os.path.splitext(text)[1].lower()
+    if suffix in _SUFFIXES:
+        return True
+    return len(text) < 1024 and "\n" not in text and "\0" not in text and os.path.isfile(text)

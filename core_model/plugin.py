@@ -1,0 +1,95 @@
+"""Offers the encoders, language models and converters of this room. Listing them imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from anybind.contracts import Build, EncoderSpec, ModelSpec
+from anybind.hooks import hookimpl
+
+
+def _text(build: Build) -> Any:
+    from anybind.core_model.encoders import minilm
+
+    return minilm.build(build)
+
+
+def _image(build: Build) -> Any:
+    from anybind.core_model.encoders import image_hub
+
+    return image_hub.build(build)
+
+
+def _audio(build: Build) -> Any:
+    from anybind.core_model.encoders import audio_events
+
+    return audio_events.build(build)
+
+
+def _llama(build: Build) -> Any:
+    from anybind.core_model import decoder
+
+    return decoder.build(build)
+
+
+@hookimpl
+def register_encoders() -> Iterable[EncoderSpec]:
+    """The encoders of nano."""
+    return [
+        EncoderSpec(
+            name="minilm",
+            description="Sentences by all-MiniLM-L6-v2; its space is the hub of nano's joint space.",
+            factory=_text,
+            needs=("torch", "tokenizers"),
+            extra="model",
+            weights=("model", "tokenizer"),
+            footprint=95 << 20,
+            modalities=frozenset({"text"}),
+        ),
+        EncoderSpec(
+            name="image-hub",
+            description="Pictures by EfficientNet-lite, projected into the hub.",
+            factory=_image,
+            needs=("torch",),
+            extra="model",
+            weights=("backbone", "projection"),
+            footprint=40 << 20,
+            modalities=frozenset({"image"}),
+        ),
+        EncoderSpec(
+            name="audio-events",
+            description="Sounds by Whisper tiny.en's encoder, projected into the hub.",
+            factory=_audio,
+            needs=("torch", "whisper"),
+            extra="speech",
+            weights=("whisper", "projection"),
+            footprint=40 << 20,
+            modalities=frozenset({"audio"}),
+        ),
+    ]
+
+
+@hookimpl
+def register_models() -> Iterable[ModelSpec]:
+    """The injected LLaMA."""
+    return [
+        ModelSpec(
+            name="llama",
+            description="A LLaMA decoder (GGUF file or Hugging Face folder) with a bind network.",
+            factory=_llama,
+            needs=("torch", "gguf", "llguidance", "tokenizers"),
+            extra="model",
+            weights=("decoder",),
+            footprint=600 << 20,
+        )
+    ]
+
+
+@hookimpl
+def register_converters() -> Iterable[tuple[str, str]]:
+    """Foreign weight formats that nano's parents come in."""
+    return [
+        ("whisper-ct2", "anybind.core_model.convert.whisper_ct2:convert"),
+        ("efficientnet", "anybind.core_model.convert.efficientnet:convert"),
+    ]

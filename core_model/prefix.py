@@ -1,0 +1,77 @@
+"""KV prefixes kept between calls, so that a prompt that grows is not computed again.
+
+A prefix is valid only for the condition it was computed under: slots are keyed by the digest of
+the condition, and the tokens themselves are compared, so nobody gets an answer about another's
+picture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from anybind.core_model.llama import KVCache, LlamaConfig
+
+
+@dataclass
+class Slot:
+    """One kept prefix: the tokens whose keys and values the cache holds."""
+
+    condition: str
+    cache: KVCache
+    tokens: list[int] = field(default_factory=list[int])
+
+
+class PrefixStore:
+    """A few slots, the least recently used one given up first."""
+
+    def __init__(self, config: LlamaConfig, slots: int = 3) -> None:
+        self.config = config
+        self.slots = slots
+        self._kept: list[Slot] = []
+
+    def take(self, condition: str, tokens: list[int], room: int) -> tuple[Slot, int]:
+        """A slot cut back to what it shares with `tokens`, with capacity for `room` positions.
+
+        Returns:
+            The slot and the number of positions that need not be computed. At least the last
+            token is always left to compute: its logits are wanted.
+        """
+        best, shared = None, 0
+        for slot in self._kept:
+            if slot.condition == condition:
+                common = _common(slot.tokens, tokens)
+                if best is None or common > shared:
+                    best, shared = slot, common
+        # A slot that shares little is left alone for the conversation it belongs to.
+        if best is None or (shared < 16 and shared < len(tokens) // 2 and self._room()):
+            best, shared = self._new(condition), 0
+        shared = min(shared, len(tokens) - 1)
+        best.cache.cut(shared)
+        best.tokens = tokens[:shared]
+        best.cache.grow(-(-room // 256) * 256)
+        self._kept.remove(best)
+        self._kept.append(best)
+        return best, shared
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._kept.clear()
+
+    def _room(self) -> bool:
+        return len(self._kept) < self.slots
+
+    def _new(self, condition: str) -> Slot:
+        if not self._room():
+            self._kept.pop(0)
+        slot = Slot(condition, KVCache(self.config, 1, 256))
+        self._kept.append(slot)
+        return slot
+
+
+def _common(a: list[int], b: list[int]) -> int:
+    n = 0
+    for x, y in zip(a, b, strict=False):
+        if x != y:
+            break
+        n += 1
+    return n

@@ -1,0 +1,1 @@
+"""Training: concepts and captions, surrogate features, the loop, one command per trained part."""

@@ -1,0 +1,20 @@
+"""Tools that make a picture from nothing but words."""
+
+from __future__ import annotations
+
+from anybind.content import AnyPart
+from anybind.contracts import ToolContext
+from anybind.tooling import tool
+
+
+@tool("Generate Image From User Input Text", requires=("generator:image",))
+def generate(context: ToolContext, text: str) -> AnyPart:
+    """Generate, draw, paint or create a new picture of what a text says.
+
+    Args:
+        text: What the picture should show.
+    """
+    return context.generate("image", text)
+
+
+TOOLS = (generate,)
