@@ -93,12 +93,12 @@ def _things(text: str, nouns: NounExpert | None) -> list[str]:
     if nouns is None:
         return []
     found = [n.head for n in nouns.nouns(_NAMED.sub("it", text))]
-    return list(dict.fromkeys(h for h in found if h.split()[-1] not in NOT_THINGS))
+    return list(dict.fromkeys(h for h in found if h.strip() and h.split()[-1] not in NOT_THINGS))
 
 
 def _text(parameter: Parameter, piece: str, things: Sequence[str]) -> list[str] | str:
     if parameter.name in ("question", "query"):
-        return [_NAMED.sub("", piece).strip()]
+        return [_NAMED.sub("", piece).strip() or piece]
     if parameter.name in ("text", "prompt", "description", "instruction"):
         return [_wish(piece)]
     # A thing: prefer the nouns of the piece; without any, any run of its words.

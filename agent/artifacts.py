@@ -124,7 +124,7 @@ def encode(part: AnyPart) -> bytes:
         part.data.save(stream, "PNG", compress_level=1)
         return stream.getvalue()
     if isinstance(part, Audio):
-        import soundfile
+        import soundfile  # pyright: ignore[reportMissingTypeStubs]
 
         stream = io.BytesIO()
         soundfile.write(stream, part.data.samples.T, part.data.rate, format="WAV", subtype="FLOAT")

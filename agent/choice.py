@@ -1,7 +1,8 @@
 """Which tool, if any, a piece of a request asks for.
 
 Two witnesses, added: a prior from the similarity of the request and each tool's description in
-the joint space, and the decoder's own likelihood of writing that call under the GPT4Tools prompt.
+the joint space, and how much more likely the decoder finds that call under the GPT4Tools prompt
+than under the same prompt with an empty request. A bundle weighs them (`tool_prior`).
 Nothing here runs a tool.
 """
 
@@ -37,10 +38,10 @@ NO_TOOL = (
 )
 
 _SPLIT = re.compile(
-    r"(?:[.;!?]\s+|,?\s+(?:and\s+then|then|after\s+that|afterwards|finally|next)[,\s]+|\n+)",
+    r"(?:[.;!?]\s+|,?\s+(?:and\s+then|then|after\s+that|afterwards|finally)[,\s]+"
+    r"|,?\s+(?:and\s+)?next,\s+|\n+)",  # a bare "next" is mostly "next to"
     re.IGNORECASE,
 )
-_AND = re.compile(r",?\s+and\s+(?=[a-z]+\b)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,8 @@ class PriorConfig:
 
     sharpness: float = 14.0
     """Multiplies cosine similarities."""
-    likelihood: float = 0.05
-    """Multiplies log-likelihoods (nats) of the decoder."""
+    likelihood: float = 0.2
+    """Multiplies log-likelihood ratios (nats) of the decoder; 0 does not ask it."""
     none_bias: float = 0.0
     """Added to the score of "no tool"."""
     shortlist: int = 4
@@ -72,7 +73,7 @@ def steps(request: str) -> list[str]:
 
     Sentences and "then" split; a plain "and" does not, it mostly joins things.
     """
-    pieces = [p.strip(" ,.;") for p in _SPLIT.split(request)]
+    pieces = [p.strip(" \t\r\n,.;") for p in _SPLIT.split(request)]
     return [p for p in pieces if len(p) > 1] or [request.strip()]
 
 
@@ -107,30 +108,31 @@ class Chooser:
         Names of files say nothing about what is wanted, so they are left out.
         """
         text = re.sub(r"\S+/\S+\.\w+|\S+\.(?:png|jpe?g|wav)\b", "the image", piece)
-        texts = [text, *NO_TOOL]
-        for t in tools:
-            texts += [t.name, t.description]
-        vectors = self._embed(texts)
-        query = vectors[0]
-        none = max(float(query @ v) for v in vectors[1 : 1 + len(NO_TOOL)])
-        rest = vectors[1 + len(NO_TOOL) :]
-        each = [
-            0.5 * float(query @ rest[2 * i]) + 0.5 * float(query @ rest[2 * i + 1])
-            for i in range(len(tools))
-        ]
-        return none, each
+        vectors = self._embed([text, *NO_TOOL, *(f"{t.name}: {t.description}" for t in tools)])
+        query, rest = vectors[0], vectors[1:]
+        similar = [float(query @ v) for v in rest]
+        return max(similar[: len(NO_TOOL)]), similar[len(NO_TOOL) :]
 
     def _likelihoods(
         self, piece: str, tools: Sequence[Tool], history: Sequence[str]
     ) -> dict[str, float]:
-        """The decoder's log-likelihood of each opening, per option, mean taken off."""
+        """How much the request raises the log-likelihood of each opening.
+
+        Taken against an empty request: bare likelihoods mostly say which names are common words.
+        Both prompts share their prefix up to the request, so the second one is nearly free.
+        """
         language = self.model.language
-        text = language.render([Message("user", protocol.prompt(tools, history, piece))])
         options = {"": f"{protocol.USE}No\nAI:"}
         options |= {t.name: f"{protocol.USE}Yes\nAction: {t.name}\n" for t in tools}
-        values = language.score(text, list(options.values()), None)
-        mean = float(np.mean(values))
-        return {name: value - mean for name, value in zip(options, values, strict=True)}
+        given, empty = (
+            language.score(
+                language.render([Message("user", protocol.prompt(tools, history, request))]),
+                list(options.values()),
+                None,
+            )
+            for request in (piece, "...")
+        )
+        return {n: a - b for n, a, b in zip(options, given, empty, strict=True)}
 
     def _embed(self, texts: Sequence[str]) -> list[np.ndarray]:
         missing = [t for t in dict.fromkeys(texts) if t not in self._vectors]

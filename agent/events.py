@@ -6,7 +6,7 @@ Pure values: CLI, server and page render them, the store keeps them, a kept stre
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from anybind.agent.reply import Reply
 from anybind.errors import UserError
@@ -157,4 +157,6 @@ def from_json(data: dict[str, Any]) -> Event:
 
 
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    return tuple(_tuples(v) for v in cast("list[Any]", value))

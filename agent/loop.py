@@ -7,14 +7,14 @@ runtime and the state of one session; never the CLI, server or page.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from anybind.agent import protocol
 from anybind.agent.arguments import candidates, possible, wish
 from anybind.agent.artifacts import ArtifactStore
-from anybind.agent.choice import steps
+from anybind.agent.choice import Choice, steps
 from anybind.agent.context import RunContext
 from anybind.agent.events import (
     ArtifactAdded,
@@ -28,7 +28,7 @@ from anybind.agent.events import (
     Trace,
     Warned,
 )
-from anybind.agent.grounding import ground
+from anybind.agent.grounding import ground, things
 from anybind.agent.limits import Limits, Meter
 from anybind.agent.reply import Artifact, NoteText, NounFound, Reply, ToolCall
 from anybind.agent.runtime import Runtime
@@ -37,7 +37,7 @@ from anybind.content import AnyPart, Boxes, Box, Embedding, Image, Text
 from anybind.contracts import Delta, Finish, Message, Note, Sampling, Tool
 from anybind.errors import AnybindError, ControlFlow, ToolError, UserError
 
-_CONFIDENT = 0.5
+_CONFIDENT = 0.3
 """A note this sure stands for its part: the part's own embedding is then left out of the mix."""
 
 
@@ -193,23 +193,94 @@ def _condition(runtime: Runtime, state: TurnState) -> Iterator[Event]:
 
 def _use_tools(runtime: Runtime, state: TurnState, limits: Limits) -> Iterator[Event]:
     """Each piece of the request is answered by a tool call or left for the answer."""
-    tools = [t for t in runtime.available_tools() if possible(t, state.artifacts)]
+    tools = _offered(runtime, state)
+    choices = _choices(runtime, state, tools)
+    shown = _shown(choices)
     scratchpad = ""
-    for piece in steps(state.request.text):
-        choice = runtime.chooser.choose(piece, tools, _past(state))
+    for piece, choice in choices:
         if choice.tool is None:
             state.questions.append(piece)
+            continue
+        if _only_makes(choice.tool, state.request.outputs):
             continue
         if len(state.calls) >= limits.tool_calls or state.meter.seconds > limits.seconds:
             yield _warn(state, f"The limit of the turn was reached; not done: {piece}")
             continue
         said = ""
-        for event in _write_call(runtime, state, choice.tool, choice.shortlist, piece, scratchpad):
+        for event in _write_call(runtime, state, choice.tool, shown, piece, scratchpad):
             said += event.text
             yield event
         outcome = yield from _run(runtime, state, said, tools)
         scratchpad += said.rstrip() + protocol.observation(outcome)
         yield Trace(protocol.observation(outcome), forced=True)
+
+
+def _choices(
+    runtime: Runtime, state: TurnState, tools: Sequence[Tool]
+) -> list[tuple[str, Choice]]:
+    past = _past(state)
+    return [(p, runtime.chooser.choose(p, tools, past)) for p in steps(state.request.text)]
+
+
+def _shown(choices: Sequence[tuple[str, Choice]]) -> list[Tool]:
+    """The tools that the prompt lists: the same in every step, so that its KV prefix holds.
+
+    A small decoder reads a short list better than all tools, as GPT4Tools' own training prompts
+    list two to five.
+    """
+    if all(choice.tool is None for _, choice in choices):
+        return []
+    chosen = [c.tool for _, c in choices if c.tool is not None]
+    near = [tool for _, choice in choices for tool in choice.shortlist]
+    return list({t.name: t for t in (*chosen, *near)}.values())[: max(5, len(chosen))]
+
+
+def _offered(runtime: Runtime, state: TurnState) -> list[Tool]:
+    """The tools that can be used now: available, and with an artifact for each content argument."""
+    return [t for t in runtime.available_tools() if possible(t, state.artifacts)]
+
+
+def _only_makes(tool: Tool, outputs: Sequence[str]) -> bool:
+    """Whether a tool does nothing but make what the reply is to hold anyway."""
+    made = {f"generator:{kind}" for kind in outputs}
+    return bool(made & set(tool.requires)) and all(p.kind == "text" for p in tool.parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCall:
+    """A call that a request asks for, as the model wrote it; not run."""
+
+    piece: str
+    tool: str
+    """ "" if no tool is to be used for this piece."""
+    args: tuple[str, ...] = ()
+    trace: str = ""
+
+
+def plan(runtime: Runtime, state: TurnState) -> Iterator[PlannedCall]:
+    """The calls of a request, one a piece, chosen and written as in a turn but not run.
+
+    Raises:
+        ToolError: the model wrote a call that does not resolve (the grammar rules that out).
+    """
+    for _ in _take_attachments(runtime, state):
+        pass
+    tools = _offered(runtime, state)
+    choices = _choices(runtime, state, tools)
+    shown = _shown(choices)
+    scratchpad = ""
+    for piece, choice in choices:
+        if choice.tool is None:
+            yield PlannedCall(piece, "")
+            continue
+        written = _write_call(runtime, state, choice.tool, shown, piece, scratchpad)
+        said = "".join(trace.text for trace in written)
+        parsed = protocol.parse(said, tools)
+        if not isinstance(parsed, protocol.Action):
+            raise ToolError(f"No action was written: {said!r}")
+        tool, args = protocol.resolve(parsed, tools)
+        scratchpad += said.rstrip() + protocol.observation("(not run)")
+        yield PlannedCall(piece, tool.name, args, said)
 
 
 def _write_call(
@@ -228,9 +299,12 @@ def _write_call(
         produced=state.produced,
     )  # fmt: skip
     prompt = language.render(
-        [Message("user", protocol.prompt(offered, _past(state), piece))], reply_prefix=scratchpad
+        [Message("user", protocol.prompt(offered, _past(state), state.request.text))],
+        reply_prefix=scratchpad,
     )
-    slots = [_best_first(runtime, prompt, s) for s in slots]
+    # Requests name the object right after the verb, and a small decoder's likelihood over bare
+    # nouns prefers common words to asked ones: of several candidates the first is taken.
+    slots = [s[:1] if isinstance(s, list) else s for s in slots]
     sampling = Sampling(max_tokens=200, grammar=protocol.call_grammar(tool, slots))
     for item in language.stream(prompt, None, sampling):
         if isinstance(item, Finish):
@@ -239,18 +313,9 @@ def _write_call(
             yield Trace(item.text, item.forced)
 
 
-def _best_first(runtime: Runtime, prompt: str, slot: list[str] | str) -> list[str] | str:
-    """Of several candidates for a text argument keep the first thing that the request names.
-
-    Requests name the object right after the verb, and a small decoder's likelihood over bare
-    nouns prefers common words to asked ones, so order decides, not likelihood.
-    """
-    return slot[:1] if isinstance(slot, list) else slot
-
-
 def _run(
     runtime: Runtime, state: TurnState, said: str, tools: Sequence[Tool]
-) -> Iterator[Event]:
+) -> Generator[Event, None, str]:
     """Parse what the model wrote, run the tool; every error becomes an observation."""
     began = time.perf_counter()
     parsed = protocol.parse(said, tools)
@@ -325,7 +390,9 @@ def _last_condition(state: TurnState) -> tuple[tuple[str, float], ...]:
 
 def _answer(runtime: Runtime, state: TurnState, limits: Limits) -> Iterator[Event]:
     """Answer what no tool took; if tools took all of it, say what they did."""
-    if not state.questions and state.calls:
+    if not state.questions and not state.calls:
+        state.questions = [state.request.text]
+    if not state.questions:
         yield from _closing(runtime, state)
         return
     language = runtime.model.language
@@ -384,7 +451,7 @@ def _ground(runtime: Runtime, state: TurnState) -> Iterator[Event]:
 
     parser, grounder = runtime.nouns, runtime.grounder
     pictures = [p for p, _ in state.mixed if isinstance(p, Image)]
-    if not (parser and grounder and pictures and state.answer) or state.calls:
+    if not (parser and grounder and pictures and state.answer and state.questions):
         return
     picture = pictures[-1]
     found = ground(state.answer, picture, parser, grounder)
@@ -405,25 +472,35 @@ def _generate(runtime: Runtime, state: TurnState, kind: str) -> Iterator[Event]:
     """Make a picture (or sound, or cloud) of what the turn is about."""
     generator = runtime.generator(kind)
     model = runtime.model
-    heard = [n.text.partition(":")[2].strip() for n in state.notes if n.confidence >= _CONFIDENT]
-    text: str | None = None
+    text = _wanted(runtime, state)
     condition = state.condition
-    if heard and not state.mixed:
-        # Speech alone: what was said is the wish.
-        text = " ".join(heard)
-    elif not state.mixed:
-        text = wish(state.request.text)
     if text is not None:
         condition = model.embed_parts([Text.of(text)])[0]
-    if condition is not None:
-        condition = model.retrieve(condition) if text is not None and _cached(model) else condition
+        condition = model.retrieve(condition) if _cached(model) else condition
     made = generator.generate(condition, text, seed=state.request.seed)
-    sources = tuple(p.name for p, _ in state.mixed)
+    sources = () if text is not None else tuple(p.name for p, _ in state.mixed)
     yield from _keep(state, _made_by(made, f"generator:{generator.name}", sources))
 
 
+def _wanted(runtime: Runtime, state: TurnState) -> str | None:
+    """The words that say what to make, or None if it is what the turn is conditioned on.
+
+    Speech says it itself; a request without attachments says it unless it only points back
+    ("draw it").
+    """
+    heard = [n.text.partition(":")[2].strip() for n in state.notes if n.confidence >= _CONFIDENT]
+    if heard and not state.mixed:
+        return " ".join(heard)
+    if state.attached:
+        return None
+    text = wish(state.request.text)
+    parser = runtime.nouns
+    says = parser is None or bool(things(parser.nouns(text)))
+    return text if says or state.condition is None else None
+
+
 def _cached(model: Any) -> bool:
-    return "text" in cast("frozenset[str]", getattr(model, "cache_kinds", frozenset()))
+    return "text" in cast("frozenset[str]", getattr(model, "cache_kinds", frozenset[str]()))
 
 
 def _warn(state: TurnState, message: str) -> Warned:

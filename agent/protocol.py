@@ -22,6 +22,9 @@ _HEADERS = re.compile(r"(?:Observation:\s*)+")
 _ACTION = re.compile(r"Action:[ \t]*([^\n]*)\n[ \t]*Action Input:[ \t]*([^\n]*)")
 _ANSWER = re.compile(r"(?:^|\n)[ \t]*AI:[ \t]*")
 
+# Quotes around words; an apostrophe inside one is none.
+_QUOTES = re.compile(r"""(?<!\w)["'`\u201c\u201d\u2018\u2019]+|["'`\u201c\u201d\u2018\u2019]+(?!\w)""")
+
 _PREFIX = (
     "GPT4Tools helps with pictures and text. It sees files by their names only and must use a tool "
     "to look at them or to change them. It never makes up a file name."
@@ -119,19 +122,39 @@ def call_grammar(tool: Tool, arguments: Sequence[Sequence[str] | str]) -> str:
     Args:
         tool: The tool to call.
         arguments: For each parameter the strings that may stand there, or one str: then any run
-            of whole words of that text may.
+            of whole words of that text may. Line ends go, and from all but the last commas and
+            quotes around words, which would change where the line is split.
+
+    Raises:
+        ToolError: nothing is left that could stand for an argument.
     """
     lines: list[str] = []
     slots: list[str] = []
+    last = len(arguments) - 1
     for i, choices in enumerate(arguments):
+        given = [choices] if isinstance(choices, str) else choices
+        clean = [c for c in (_writable(c, i == last) for c in given) if c]
+        if not clean:
+            raise ToolError(f"{tool.name}: nothing in the request can be its {tool.parameters[i].name}.")
         if isinstance(choices, str):
-            lines.append(f"ARG{i}: %regex {json.dumps({'substring_words': choices})}")
+            # The run of words may be empty by itself; an argument may not.
+            lines.append(f"ARG{i}: RUN{i} & /.*[^ ].*/")
+            lines.append(f"RUN{i}: %regex {json.dumps({'substring_words': _QUOTES.sub('', clean[0])})}")
         else:
-            lines.append(f"ARG{i}: " + " | ".join(_quoted(c) for c in choices))
+            lines.append(f"ARG{i}: " + " | ".join(map(_quoted, dict.fromkeys(clean))))
         slots.append(f"ARG{i}")
     head = _quoted(f"{USE}Yes\nAction: {tool.name}\nAction Input: ")
     body = f' {_quoted(", ")} '.join(slots)
     return f"start: {head} {body} {_quoted(chr(10))}\n" + "\n".join(lines)
+
+
+def _writable(text: str, last: bool) -> str:
+    """An argument as it may stand in the line of a call; "" if nothing of it may."""
+    text = "".join(c if c.isprintable() else " " for c in text)
+    bare = _QUOTES.sub("", text)
+    if not bare.strip():
+        return ""
+    return " ".join((text if last else bare.replace(",", " ")).split())
 
 
 def choice_grammar(tools: Sequence[Tool]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import threading
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,25 @@ from anybind.contracts import (
 )
 from anybind.errors import AnybindError, ToolError, UserError
 from anybind.weights import local_path
+
+
+class SharedEncoders(Mapping[str, Any]):
+    """The encoders of a runtime's model as `image_encoder` ...; each built when it is taken."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def __getitem__(self, role: str) -> Any:
+        modality = role.removesuffix("_encoder")
+        if role == modality or modality not in self._runtime.model.modalities:
+            raise KeyError(role)
+        return self._runtime.model.encoder(modality)
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{m}_encoder" for m in self._runtime.model.modalities)
+
+    def __len__(self) -> int:
+        return len(self._runtime.model.modalities)
 
 
 class Runtime:
@@ -97,7 +117,8 @@ class Runtime:
             if name not in registered:
                 raise UserError(f"Bundle {self.bundle.name!r} names the tool {name!r}; none is registered.")
             tool = registered[name]
-            out.append((tool, next(filter(None, map(self._why_not, tool.requires)), "")))
+            reasons = (self._why_not(need) for need in tool.requires)
+            out.append((tool, next((why for why in reasons if why), "")))
         return out
 
     def available_tools(self) -> list[Tool]:
@@ -125,12 +146,9 @@ class Runtime:
             return None
         return self.assembly.build("experts", component, self._shared())
 
-    def _shared(self) -> dict[str, Any]:
+    def _shared(self) -> Mapping[str, Any]:
         """Encoders that experts and generators may use instead of loading their own."""
-        encoder = getattr(self.model, "encoder", None)
-        if encoder is None:
-            return {}
-        return {f"{m}_encoder": encoder(m) for m in self.model.modalities}
+        return SharedEncoders(self)
 
     def _why_not(self, need: str) -> str:
         what, _, name = need.partition(":")

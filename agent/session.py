@@ -9,21 +9,22 @@ from __future__ import annotations
 import math
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from anybind.agent.artifacts import ArtifactStore
 from anybind.agent.events import Event, TextDelta, TurnFailed, TurnFinished, TurnStarted
 from anybind.agent.limits import Limits
-from anybind.agent.loop import Request, TurnState, turn
+from anybind.agent.loop import PlannedCall, Request, TurnState, plan, turn
 from anybind.agent.reply import Reply
 from anybind.agent.runtime import Runtime
 from anybind.agent.store import SessionStore, Turn
 from anybind.content import AnyPart
 from anybind.contracts import Progress, Sampling
-from anybind.errors import AnybindError, LimitExceeded, UserError
+from anybind.errors import LimitExceeded, UserError
 from anybind.media import from_value
 from anybind.weights import home
 
@@ -58,15 +59,19 @@ class Session:
         progress: Progress | None = None,
     ) -> None:
         self.folder = _folder(folder, resume)
-        self._store = SessionStore(self.folder)
-        kept = self._store.about("bundle")
         self._own_runtime = not isinstance(bundle, Runtime)
-        if isinstance(bundle, Runtime):
-            self.runtime = bundle
-        else:
-            self.runtime = Runtime(bundle or kept or "nano", progress=progress)
-        if kept is None:
-            self._store.set_about("bundle", str(bundle if isinstance(bundle, (str, Path)) else self.runtime.bundle.name))
+        if isinstance(bundle, (str, Path)):
+            # Before anything is written: a wrong name must leave no folder behind.
+            bundle = Runtime(bundle, progress=progress)
+        self._store = SessionStore(self.folder)
+        try:
+            kept = self._store.about("bundle")
+            self.runtime = bundle or Runtime(kept or "nano", progress=progress)
+            if kept is None:
+                self._store.set_about("bundle", self.runtime.bundle.reference)
+        except BaseException:
+            self._store.close()
+            raise
         self.limits = limits or Limits()
         self.seed = seed
         self.artifacts = ArtifactStore(self.folder)
@@ -74,6 +79,8 @@ class Session:
             self.artifacts.restore(name, digest, made_by, sources)
         self._history = self._store.turns()
         self._lock = threading.Lock()
+        self._turning = 0
+        """The thread that reads a turn now."""
 
     # ------------------------------------------------------------ asking
 
@@ -133,8 +140,36 @@ class Session:
             seed=self.seed if seed is None else seed,
         )  # fmt: skip
         request = _request(text, attachments, outputs, ground, tools, sampling)
-        with self._lock:
+        with self._alone():
             yield from self._turn(request)
+
+    def plan(self, text: str, *attachments: Any) -> list[PlannedCall]:
+        """The tool calls that a request asks for, written by the model but not run.
+
+        The session stays as it was.
+        """
+        request = _request(text, attachments, ("text",), False, True, Sampling(seed=self.seed))
+        with self._alone():
+            state = TurnState(request, self._history, self.artifacts)
+            try:
+                return list(plan(self.runtime, state))
+            finally:
+                self.artifacts.forget([p.name for p in state.kept])
+
+    @contextmanager
+    def _alone(self) -> Generator[None]:
+        """One turn at a time: other threads wait, the same thread would wait for itself."""
+        here = threading.get_ident()
+        if self._turning == here:
+            raise UserError(
+                "A turn of this session is still open: read its stream to the end, or close it."
+            )
+        with self._lock:
+            self._turning = here
+            try:
+                yield
+            finally:
+                self._turning = 0
 
     def _turn(self, request: Request) -> Iterator[Event]:
         number = len(self._history) + 1
@@ -153,7 +188,7 @@ class Session:
             self._history.append(done)
             finished = True
             yield end
-        except AnybindError as error:
+        except Exception as error:
             yield TurnFailed(type(error).__name__, str(error))
             if isinstance(error, LimitExceeded) and error.partial is None:
                 error.partial = state.reply()
@@ -224,8 +259,12 @@ def _request(
     tools: bool,
     sampling: Sampling,
 ) -> Request:
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not text.strip():  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UserError("The request is empty; write what you want to know.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"The request is not valid Unicode text: {error}") from error
     if len(text) > MAX_TEXT:
         raise UserError(f"The request has {len(text)} characters; the limit is {MAX_TEXT}.")
     if len(attachments) > MAX_ATTACHMENTS:
@@ -239,9 +278,10 @@ def _request(
     for attachment in attachments:
         weight: float | None = None
         if isinstance(attachment, (tuple, list)):
-            if len(attachment) != 2:
+            pair = cast("Sequence[Any]", attachment)
+            if len(pair) != 2:
                 raise UserError("An attachment with a weight is a pair: (path, weight).")
-            attachment, weight = attachment
+            attachment, weight = pair
             if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight < 0:
                 raise UserError(f"A mixing weight is a number of 0 or more, not {weight!r}.")
         parts.append(from_value(attachment))

@@ -53,15 +53,23 @@ class SessionStore:
     """The file `session.db` of one session."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "session.db"
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(f"{folder} can't hold a session: {error}") from error
+        try:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._migrate()
-        except sqlite3.DatabaseError as error:
+            self._check()
+        except sqlite3.Error as error:
+            self._db.close()
             raise UserError(f"{self.path} can't be used as a session: {error}") from error
+        except UserError:
+            self._db.close()
+            raise
 
     def _migrate(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -69,6 +77,14 @@ class SessionStore:
             raise UserError(f"{self.path} was written by a newer anybind (schema {version}).")
         for number, script in enumerate(_MIGRATIONS[version:], version + 1):
             self._db.executescript(f"BEGIN; {script} PRAGMA user_version={number}; COMMIT;")
+
+    def _check(self) -> None:
+        """Find damage now, with a plain message, and not in the middle of a turn."""
+        found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise UserError(f"{self.path} is damaged: {found}")
+        for table in ("about", "turns", "events", "artifacts"):
+            self._db.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone()
 
     def about(self, key: str) -> str | None:
         """A fact about the session, e.g. its bundle."""
@@ -80,7 +96,19 @@ class SessionStore:
         self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, value))
 
     def add(self, turn: Turn, events: Sequence[Event], artifacts: Sequence[AnyPart]) -> None:
-        """Keep a finished turn, all of it or nothing."""
+        """Keep a finished turn, all of it or nothing.
+
+        Raises:
+            UserError: the file can't be written, or another process has gone on with the session.
+        """
+        try:
+            self._add(turn, events, artifacts)
+        except sqlite3.IntegrityError as error:
+            raise UserError(f"Another process has gone on with {self.path}; resume it anew.") from error
+        except sqlite3.Error as error:
+            raise UserError(f"{self.path} can't be written: {error}") from error
+
+    def _add(self, turn: Turn, events: Sequence[Event], artifacts: Sequence[AnyPart]) -> None:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
         try:

@@ -49,11 +49,12 @@ __all__ = [
 ]  # fmt: skip
 
 
-def session(bundle: str | Path = "nano", **options: Any) -> Session:
+def session(bundle: str | Path | None = None, **options: Any) -> Session:
     """Open a conversation; see `anybind.agent.Session` for the options.
 
     Args:
-        bundle: Name of a bundle, or path to a bundle.json.
+        bundle: Name of a bundle, or path to a bundle.json; by default that of the session which is
+            resumed, else "nano".
         **options: `folder` (keep the session there), `resume` (go on with a kept one), ...
     """
     from anybind.agent import Session

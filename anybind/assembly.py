@@ -19,6 +19,14 @@ from anybind.plugins import Registry, registry
 from anybind.weights import WeightRef, ensure, local_path
 
 
+def has_library(module: str) -> bool:
+    """Whether a module can be imported; finds out without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # a parent of a dotted name is missing, or a bare stand-in
+        return False
+
+
 class Assembly:
     """The components of one bundle, built lazily and shared."""
 
@@ -59,23 +67,25 @@ class Assembly:
             if key not in self._built:
                 spec = self.registry.spec(room, component.use)
                 self._check_libraries(spec)
-                build = Build(
-                    weights={role: self.weight(key) for role, key in component.weights.items()},
-                    options=component.options,
-                    device=component.device,
-                    parts=parts or {},
-                )
-                missing = set(spec.weights) - set(build.weights)
+                missing = set(spec.weights) - set(component.weights)
                 if missing:
                     raise UserError(
                         f"Bundle {self.bundle.name!r} names no weights for {component.use}: "
                         f"{', '.join(sorted(missing))}."
                     )
+                build = Build(
+                    weights={role: self.weight(name) for role, name in component.weights.items()},
+                    options=component.options,
+                    device=component.device,
+                    parts=parts or {},
+                )
                 self._built[key] = spec.factory(build)
             return self._built[key]
 
     def weight(self, key: str) -> Path:
         """The local file of one of the bundle's weights; fetched if need be."""
+        if key not in self.bundle.weights:
+            raise UserError(f"Bundle {self.bundle.name!r} lists no weights {key!r}.")
         return ensure(
             self.bundle.weights[key],
             self.bundle.base,
@@ -107,15 +117,17 @@ class Assembly:
     def close(self) -> None:
         """Close every component that was built."""
         with self._lock:
-            for part in self._built.values():
-                close = getattr(part, "close", None)
-                if callable(close):
-                    close()
-            self._built.clear()
+            try:
+                for part in self._built.values():
+                    close = getattr(part, "close", None)
+                    if callable(close):
+                        close()
+            finally:
+                self._built.clear()
 
     @staticmethod
     def _check_libraries(spec: Spec) -> None:
         for module in spec.needs:
-            if importlib.util.find_spec(module) is None:
+            if not has_library(module):
                 how = f'pip install "anybind[{spec.extra}]"' if spec.extra else f"pip install {module}"
                 raise MissingExtra(f"{spec.name} needs {module}. Install it with: {how}")

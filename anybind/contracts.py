@@ -173,6 +173,14 @@ class MultimodalModel(Protocol):
         """The kinds of parts its encoders take."""
         ...
 
+    def encoder(self, modality: str) -> Encoder:
+        """The encoder of a modality.
+
+        Raises:
+            UserError: there is none.
+        """
+        ...
+
     def embed_parts(self, parts: Sequence[AnyPart]) -> list[Embedding]:
         """One unit-norm joint embedding a part (with `raw`), in order."""
         ...

@@ -56,6 +56,13 @@ def _riff(tag: bytes) -> Callable[[bytes], bool]:
     return lambda head: head[:4] == b"RIFF" and head[8:12] == tag
 
 
+def _is_mp3(head: bytes) -> bool:
+    """A tag, or the sync bits of an MPEG frame (any version) of layer III."""
+    return head.startswith(b"ID3") or (
+        len(head) > 1 and head[0] == 0xFF and head[1] & 0b1110_0110 == 0b1110_0010
+    )
+
+
 # Known formats, in order of trial. Kinds without an opener here are named, so that the error can
 # say what the file is instead of "unknown".
 _FORMATS = (
@@ -67,7 +74,7 @@ _FORMATS = (
     _Format("audio", "audio/wav", _riff(b"WAVE")),
     _Format("audio", "audio/flac", _starts(b"fLaC")),
     _Format("audio", "audio/ogg", _starts(b"OggS")),
-    _Format("audio", "audio/mpeg", _starts(b"ID3", b"\xff\xfb", b"\xff\xf3", b"\xff\xf2")),
+    _Format("audio", "audio/mpeg", _is_mp3),
     _Format("video", "video/mp4", lambda head: head[4:8] == b"ftyp"),
     _Format("video", "video/webm", _starts(b"\x1a\x45\xdf\xa3")),
     _Format("video", "video/avi", _riff(b"AVI ")),
@@ -88,10 +95,13 @@ def open_file(path: str | os.PathLike[str], *, caps: Caps = CAPS) -> AnyPart:
         UserError: missing, not a plain file, empty, too large, of an unknown or unsupported
             format, or damaged; says which and what to do.
     """
-    text = os.fspath(path)
+    text = os.fsdecode(path)
     if "://" in text:
         raise UserError(f"{text}: anybind opens local files only; download it first.")
-    file = Path(text).expanduser()
+    try:
+        file = Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text}: {error}") from error
     data = _read(file, caps)
     form = sniff(data[:64], file.suffix.lower())
     if form is None:
@@ -154,7 +164,6 @@ def decode_image(data: bytes, label: str, caps: Caps = CAPS) -> PILImage:
         UserError: damaged, or over the caps (checked from the header, before decoding).
     """
     from PIL import Image as pil
-    from PIL import ImageOps
 
     try:
         with warnings.catch_warnings():
@@ -164,8 +173,6 @@ def decode_image(data: bytes, label: str, caps: Caps = CAPS) -> PILImage:
         width, height = picture.size
         if width * height > caps.pixels or max(width, height) > caps.side:
             raise UserError(_too_many_pixels(label, width, height, caps))
-        picture.load()
-        picture = ImageOps.exif_transpose(picture)
         return _rgb(picture)
     except UserError:
         raise
@@ -183,8 +190,12 @@ def _too_many_pixels(label: str, width: int, height: int, caps: Caps) -> str:
 
 
 def _rgb(picture: PILImage) -> PILImage:
+    """Decoded, upright, alpha on white."""
     from PIL import Image as pil
+    from PIL import ImageOps
 
+    picture.load()
+    picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith(("I", "F")):
         # 16-bit grey would be clipped by convert; scale it to its own range instead.
         low, high = picture.getextrema()
@@ -248,13 +259,16 @@ def from_value(value: Any, *, caps: Caps = CAPS) -> AnyPart:
         return value  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, (str, os.PathLike)):
         return open_file(value, caps=caps)  # pyright: ignore[reportUnknownArgumentType]
-    if type(value).__module__.startswith("PIL."):
+    if type(value).__module__.startswith("PIL.") and hasattr(value, "getbands"):
         width, height = value.size
         if width * height > caps.pixels or max(width, height) > caps.side:
             raise UserError(_too_many_pixels("the picture", width, height, caps))
         if width * height == 0:
             raise UserError("The picture has no pixels.")
-        return Image.of(_rgb(value))
+        try:
+            return Image.of(_rgb(value))
+        except Exception as error:  # a picture that PIL opened lazily may turn out damaged
+            raise UserError(f"The picture can't be read: {error}") from error
     raise UserError(
         f"An attachment can be a path, an anybind part or a PIL image, not {type(value).__name__}."
     )

@@ -87,12 +87,13 @@ class Registry:
                 clash = set(getattr(staged, room)) & set(getattr(self, room))
                 if clash:
                     raise PluginError(f"{room[:-1]} {sorted(clash)[0]!r} is registered already")
+            # Entry points of two distributions may share a name.
+            self.manager.register(plugin, name=f"{info.distribution}:{info.name}")
         except Exception as error:
             self._report(info, error)
             return
         for room in ("encoders", "models", "tools", "experts", "generators", "converters"):
             getattr(self, room).update(getattr(staged, room))
-        self.manager.register(plugin, name=info.name)
         self.plugins.append(
             PluginInfo(info.name, info.value, info.distribution, info.version, offers=offers)
         )
@@ -163,7 +164,7 @@ def registry() -> Registry:
         info = _info(entry)
         try:
             plugin = entry.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             found._report(info, error)  # pyright: ignore[reportPrivateUsage]
             continue
         found.add_plugin(plugin, info)

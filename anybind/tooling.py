@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, cast, get_type_hints
 
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
@@ -41,7 +41,7 @@ class FunctionTool:
         if isinstance(value, ToolResult):
             return value
         if isinstance(value, Part):
-            return ToolResult(parts=(value,))
+            return ToolResult(parts=(cast("AnyPart", value),))
         if isinstance(value, str):
             return ToolResult(observation=value)
         raise PluginError(
@@ -116,7 +116,13 @@ def _docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
 def _parameters(
     name: str, function: Callable[..., Any], docs: Mapping[str, str]
 ) -> tuple[tuple[Parameter, ...], bool]:
-    hints = get_type_hints(function)
+    try:
+        hints = get_type_hints(function)
+    except (NameError, TypeError) as error:
+        raise PluginError(
+            f"The tool {name!r}: the annotations of its parameters can't be read ({error}); "
+            "import what they name at run time."
+        ) from error
     parameters: list[Parameter] = []
     takes_context = False
     for index, (key, parameter) in enumerate(inspect.signature(function).parameters.items()):

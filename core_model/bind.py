@@ -8,7 +8,7 @@ the released checkpoints are here too; see docs/architecture.md for where paper 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +92,9 @@ class BindNetwork(nn.Module):
         else:
             out = torch.stack(
                 [
-                    _through_attention(vectors[:, i], gate[i], decoder.layers[i].attention)
+                    _through_attention(
+                        vectors[:, i], gate[i], cast(Attention, decoder.layers[i].attention)
+                    )
                     for i in range(self.config.n_layers)
                 ],
                 1,

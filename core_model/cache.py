@@ -62,8 +62,10 @@ class RetrievalCache:
         self._index.add(self.rows)
 
     @classmethod
-    def load(cls, path: Path, **options: Any) -> RetrievalCache:
-        """Read `embeddings` [N, C] from a safetensors file; labels from its metadata.
+    def load(
+        cls, path: Path, *, tensor: str = "embeddings", space: str | None = None, **options: Any
+    ) -> RetrievalCache:
+        """Read rows [N, C] from a safetensors file; labels and space from its metadata.
 
         Raises:
             ModelError: the file holds no such thing.
@@ -74,12 +76,13 @@ class RetrievalCache:
 
         try:
             with safe_open(path, "np") as file:
-                rows = file.get_tensor("embeddings").astype(np.float32)
+                rows = file.get_tensor(tensor).astype(np.float32)
                 metadata = file.metadata() or {}
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path.name} is not a cache: {error}") from error
         labels = json.loads(metadata.get("labels", "[]"))
-        return cls(rows, space=metadata.get("space", ""), labels=labels, **options)
+        known = metadata.get("space", "") if space is None else space
+        return cls(rows, space=known, labels=labels, **options)
 
     def search(self, query: NDArray[np.float32], k: int | None = None) -> list[list[Hit]]:
         """The nearest rows of each query [B, C]."""

@@ -129,10 +129,16 @@ def read_gguf_with_fields(
         ignored: list[str] = []
         for tensor in reader.tensors:
             name = _gguf_name(tensor.name)
+            array = dequantize(tensor.data, tensor.tensor_type)
             if name is None:
+                if not np.all(array == 1.0):
+                    # Llama 3.1 files carry their frequency scaling this way.
+                    raise ModelError(
+                        f"{path.name} scales its rotary frequencies ({tensor.name}), which is not "
+                        "supported from GGUF."
+                    )
                 ignored.append(tensor.name)
                 continue
-            array = dequantize(tensor.data, tensor.tensor_type)
             # A copy where the reader hands out its read-only memory map.
             state[name] = torch.from_numpy(np.require(array, np.float32, ["C", "W", "O"]))
     except ModelError:
@@ -171,8 +177,10 @@ def _gguf_config(fields: Mapping[str, Any]) -> LlamaConfig:
 
 def _gguf_name(name: str) -> str | None:
     stem, _, kind = name.rpartition(".")
-    if name == "rope_freqs.weight" or kind != "weight":
+    if name == "rope_freqs.weight":
         return None
+    if kind != "weight":
+        raise ModelError(f"The GGUF holds a tensor that no LLaMA has: {name}.")
     if stem in _GGUF_TOP:
         return f"{_GGUF_TOP[stem]}.weight"
     block, number, rest = (*stem.split(".", 2), "", "")[:3]
@@ -188,13 +196,17 @@ def read_hf(folder: Path) -> tuple[LlamaConfig, dict[str, Tensor], tuple[str, ..
     """Config, tensors (our names) and ignored names of a Hugging Face LLaMA folder."""
     try:
         config = hf_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"{folder}: config.json can't be read: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ModelError(f"{folder}: config.json can't be read: {error!r}") from error
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     raw: dict[str, Tensor] = {}
     for file in _hf_files(folder):
-        from safetensors.torch import load_file
-
-        raw.update(load_file(file))
+        try:
+            raw.update(load_file(file))
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file} can't be read: {error}") from error
     state: dict[str, Tensor] = {}
     ignored: list[str] = []
     for name, tensor in raw.items():
@@ -212,6 +224,8 @@ def hf_config(data: Mapping[str, Any]) -> LlamaConfig:
         raise ModelError(f"A {data.get('model_type')!r} model is not a LLaMA.")
     if data.get("attention_bias") or data.get("mlp_bias"):
         raise ModelError("LLaMA models with attention or MLP biases are not supported.")
+    if data.get("hidden_act", "silu") != "silu":
+        raise ModelError(f"The activation {data['hidden_act']!r} is not that of a LLaMA (silu).")
     # transformers 5 writes rotary settings as `rope_parameters`, older ones as two keys.
     rope = dict(data.get("rope_parameters") or data.get("rope_scaling") or {})
     kind = rope.get("rope_type", rope.get("type", "default"))
@@ -260,7 +274,10 @@ def hf_name(name: str) -> str | None:
 def _hf_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{index} can't be read: {error!r}") from error
         if any(Path(n).name != n for n in names):
             raise ModelError(f"{index.name} names files outside its folder.")
         files = [folder / n for n in names]

@@ -24,7 +24,7 @@ from anybind.core_model.prefix import PrefixStore, Slot
 from anybind.core_model.prompts import RENDERERS
 from anybind.core_model.sampling import StopCutter, choose
 from anybind.core_model.tokenizer import Detokenizer, Tokenizer
-from anybind.errors import UserError
+from anybind.errors import ModelError, UserError
 
 
 class InjectedLanguageModel:
@@ -39,8 +39,7 @@ class InjectedLanguageModel:
         self.profile = profile
         self._prefixes = PrefixStore(decoder.config)
         self._grammars: GrammarEngine | None = None
-        # One decode at a time: the KV slots belong to whoever holds the lock.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
 
     def render(self, messages: Sequence[Message], reply_prefix: str = "") -> str:
         """The prompt of a conversation in this model's layout."""
@@ -60,8 +59,8 @@ class InjectedLanguageModel:
                 space, or the grammar can't be compiled.
             ModelError: the decoder gave numbers that are not finite.
         """
-        with self._lock, torch.inference_mode():
-            yield from self._stream(prompt, condition, sampling)
+        # No lock and no inference mode around a yield: both would reach into the caller's code.
+        yield from self._stream(prompt, condition, sampling)
 
     def complete(self, prompt: str, condition: Embedding | None, sampling: Sampling) -> str:
         """The whole reply at once."""
@@ -79,7 +78,7 @@ class InjectedLanguageModel:
         """
         if not continuations:
             return []
-        with self._lock, torch.inference_mode():
+        with torch.inference_mode():
             return self._score(prompt, continuations, condition)
 
     def batch(
@@ -91,7 +90,11 @@ class InjectedLanguageModel:
         """Replies to several prompts at once, each under its own condition (greedy only)."""
         if sampling.temperature > 0 or sampling.grammar:
             raise UserError("Batches decode greedily and without grammar; use stream for those.")
-        with self._lock, torch.inference_mode():
+        if len(prompts) != len(conditions):
+            raise UserError(f"{len(prompts)} prompts and {len(conditions)} conditions.")
+        if not prompts:
+            return []
+        with torch.inference_mode():
             return self._batch(prompts, conditions, sampling)
 
     def close(self) -> None:
@@ -104,29 +107,45 @@ class InjectedLanguageModel:
         self, prompt: str, condition: Embedding | None, sampling: Sampling
     ) -> Iterator[Delta | Finish]:
         began = time.perf_counter()
+        _check_sampling(sampling)
         ids = self._encode(prompt)
-        limit = self.decoder.config.context_length
-        if len(ids) >= limit:
-            raise UserError(
-                f"The prompt has {len(ids)} tokens; the context of {self.profile.name} holds {limit}."
-            )
+        self._check_room(len(ids) + 1)
         held = self._hold(sampling.grammar) if sampling.grammar else None
         inject = self._inject(condition)
         slot, cached = self._prefixes.take(self._digest(condition), ids, len(ids) + 64)
+        try:
+            yield from self._decode(ids, cached, slot, inject, held, sampling, began)
+        finally:
+            self._prefixes.give(slot)
+
+    def _decode(
+        self,
+        ids: list[int],
+        cached: int,
+        slot: Slot,
+        inject: Tensor | None,
+        held: Held | None,
+        sampling: Sampling,
+        began: float,
+    ) -> Iterator[Delta | Finish]:
+        limit = self.decoder.config.context_length
         rng = torch.Generator().manual_seed(sampling.seed)
         text, cutter = Detokenizer(self.tokenizer), StopCutter(sampling.stop)
         pending, reply = ids[cached:], []
         reason = "length"
         while len(reply) < sampling.max_tokens:
-            if len(slot.tokens) + len(pending) >= limit:
-                reason = "context"
-                break
             forced = held.forced() if held is not None else []
             if forced and held is not None:
                 yield from self._say(forced, text, cutter, held)
                 pending, reply = pending + forced, reply + forced
+                if cutter.stopped:
+                    reason = "stop"
+                    break
             if held is not None and held.ended:
                 reason = "grammar"
+                break
+            if len(slot.tokens) + len(pending) >= limit:
+                reason = "context"
                 break
             logits = self._advance(slot, pending, inject)
             token = choose(
@@ -150,6 +169,8 @@ class InjectedLanguageModel:
             if cutter.stopped:
                 reason = "stop"
                 break
+        if reason == "length" and held is not None and held.ended:
+            reason = "grammar"
         if rest := cutter.push(text.flush()) + cutter.flush():
             yield Delta(rest, 0)
         yield Finish(reason, len(ids), len(reply), cached, time.perf_counter() - began)
@@ -165,6 +186,7 @@ class InjectedLanguageModel:
         if shown := cutter.push(said):
             yield Delta(shown, len(forced), forced=True)
 
+    @torch.inference_mode()
     def _advance(self, slot: Slot, tokens: list[int], inject: Tensor | None) -> Tensor:
         """Run tokens through the decoder; logits [vocab] behind the last one."""
         slot.cache.grow(-(-(slot.cache.length + len(tokens)) // 256) * 256)
@@ -179,9 +201,10 @@ class InjectedLanguageModel:
     ) -> list[float]:
         ids = self._encode(prompt)
         tails = [self.tokenizer.encode(c) for c in continuations]
+        self._check_room(len(ids) + max(map(len, tails)))
+        inject = self._inject(condition)
         total = sum(map(len, tails))
         slot, cached = self._prefixes.take(self._digest(condition), ids, len(ids) + total)
-        inject = self._inject(condition)
         if cached < len(ids) - 1:
             self._advance(slot, ids[cached:-1], inject)
         # One row: the last prompt token, then all continuations, each blind to the others.
@@ -204,6 +227,7 @@ class InjectedLanguageModel:
         )  # fmt: skip
         slot.cache.cut(past)
         slot.tokens = ids[:past]
+        self._prefixes.give(slot)
         logs = torch.log_softmax(logits[0].float(), -1)
         scores: list[float] = []
         at = 1
@@ -221,8 +245,10 @@ class InjectedLanguageModel:
     ) -> list[str]:
         rows = [self._encode(p) for p in prompts]
         width = max(map(len, rows))
+        self._check_room(width + 1)
+        steps = min(sampling.max_tokens, self.decoder.config.context_length - width)
         tokens = torch.full((len(rows), width), self.tokenizer.eos)
-        cache = KVCache(self.decoder.config, len(rows), width + sampling.max_tokens)
+        cache = KVCache(self.decoder.config, len(rows), width + steps)
         for i, row in enumerate(rows):
             tokens[i, width - len(row) :] = torch.tensor(row)
             cache.start[i] = width - len(row)
@@ -231,8 +257,10 @@ class InjectedLanguageModel:
         replies: list[list[int]] = [[] for _ in rows]
         done = torch.zeros(len(rows), dtype=torch.bool)
         step = tokens
-        for _ in range(sampling.max_tokens):
+        for _ in range(steps):
             logits = self.decoder(step, cache=cache, inject=inject, site=self._site, last_only=True)
+            if not torch.isfinite(logits).all():
+                raise ModelError("The decoder gave logits that are not finite.")
             chosen = logits[:, -1].argmax(-1)
             done |= chosen == self.tokenizer.eos
             if done.all():
@@ -255,16 +283,28 @@ class InjectedLanguageModel:
         # ChatML prompts begin with their own marker, which for these models is the BOS token.
         if self.tokenizer.bos is not None and ids[:1] != [self.tokenizer.bos]:
             ids = [self.tokenizer.bos, *ids]
+        if not ids:
+            raise UserError("The prompt is empty.")
         return ids
 
+    def _check_room(self, needed: int) -> None:
+        limit = self.decoder.config.context_length
+        if needed > limit:
+            raise UserError(
+                f"The prompt and the shortest reply have {needed} tokens; the context of "
+                f"{self.profile.name} holds {limit}."
+            )
+
     def _hold(self, grammar: str) -> Held:
-        if self._grammars is None:
-            self._grammars = GrammarEngine(self.tokenizer)
+        with self._lock:
+            if self._grammars is None:
+                self._grammars = GrammarEngine(self.tokenizer)
         return self._grammars.hold(grammar)
 
     def _inject(self, condition: Embedding | None) -> Tensor | None:
         return None if condition is None else self._inject_rows([condition])
 
+    @torch.inference_mode()
     def _inject_rows(self, conditions: Sequence[Embedding | None]) -> Tensor | None:
         """Vectors [B, layers, dim]; rows without a condition get zeros, which is no injection."""
         if all(c is None for c in conditions):
@@ -282,6 +322,11 @@ class InjectedLanguageModel:
                     f"The condition lives in the space {condition.space!r}; "
                     f"{self.profile.name} takes {self.profile.space!r}."
                 )
+            if condition.data.shape != (self.bind.config.joint_dim,):
+                raise UserError(
+                    f"The condition has the shape {condition.data.shape}; {self.profile.name} takes "
+                    f"vectors of {self.bind.config.joint_dim}."
+                )
             feature = torch.from_numpy(condition.data).float()[None]
             rows.append(self.bind(feature, self.decoder)[0])
         return torch.stack(rows)
@@ -291,6 +336,15 @@ class InjectedLanguageModel:
         if condition is None:
             return ""
         return hashlib.sha256(condition.data.tobytes()).hexdigest()
+
+
+def _check_sampling(sampling: Sampling) -> None:
+    if not 0 <= sampling.temperature < float("inf"):
+        raise UserError(f"A temperature is a number of 0 or more, not {sampling.temperature}.")
+    if not 0 < sampling.top_p <= 1:
+        raise UserError(f"top_p lies above 0 and up to 1, not {sampling.top_p}.")
+    if not 0 < sampling.repetition_penalty < float("inf"):
+        raise UserError(f"A repetition penalty is above 0, not {sampling.repetition_penalty}.")
 
 
 def with_name(profile: Profile, name: str) -> Profile:

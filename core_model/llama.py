@@ -236,6 +236,9 @@ class Block(nn.Module):
 class Llama(nn.Module):
     """The decoder: token ids to logits."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
         self.config = config

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,15 @@ from numpy.typing import NDArray
 
 from anybind.assembly import Assembly
 from anybind.content import AnyPart, Embedding, Provenance, Text
-from anybind.contracts import Delta, Encoder, Finish, LanguageModel, Message, Sampling
+from anybind.contracts import (
+    Delta,
+    Encoder,
+    EncoderSpec,
+    Finish,
+    LanguageModel,
+    Message,
+    Sampling,
+)
 from anybind.core_model.cache import RetrievalCache
 from anybind.core_model.mixing import mix
 from anybind.errors import UserError
@@ -41,6 +50,7 @@ class ImageBindLLM:
         self.cache = cache
         self.cache_kinds = cache_kinds
         self._encoders: dict[str, Encoder] = {}
+        self._waiting: dict[str, Callable[[], Encoder]] = {}
         for encoder in encoders:
             for modality in encoder.modalities:
                 self._encoders[modality] = encoder
@@ -48,27 +58,31 @@ class ImageBindLLM:
 
     @classmethod
     def from_bundle(cls, bundle: str | Path | Assembly = "nano", **options: Any) -> ImageBindLLM:
-        """Load the model of a bundle; weights are fetched if need be."""
+        """Load the model of a bundle; weights are fetched if need be.
+
+        Encoders are built when their modality is first met: a question about a picture does not
+        wait for the ears.
+        """
         assembly = bundle if isinstance(bundle, Assembly) else Assembly(bundle, **options)
         spec = assembly.bundle
-        parts: dict[str, Any] = {}
-        encoders: list[Encoder] = []
-        for component in spec.encoders:
-            encoder = assembly.build("encoders", component, parts)
-            parts.update({f"{m}_encoder": encoder for m in encoder.modalities})
-            encoders.append(encoder)
-        language = assembly.build("models", spec.model, parts)
+        language = assembly.build("models", spec.model)
         cache, kinds = None, frozenset[str]()
         if spec.cache:
             settings = dict(spec.cache)
             kinds = frozenset(settings.pop("kinds", ()))
             cache = RetrievalCache.load(assembly.weight(settings.pop("file")), **settings)
-        return cls(language, encoders, cache, kinds)
+        model = cls(language, (), cache, kinds)
+        for component in spec.encoders:
+            offer = assembly.registry.spec("encoders", component.use)
+            if isinstance(offer, EncoderSpec):
+                make = partial(assembly.build, "encoders", component)
+                model._waiting.update(dict.fromkeys(offer.modalities, make))
+        return model
 
     @property
     def modalities(self) -> frozenset[str]:
         """The kinds of parts it takes."""
-        return frozenset(self._encoders)
+        return frozenset(self._encoders) | frozenset(self._waiting)
 
     @property
     def space(self) -> str:
@@ -81,10 +95,13 @@ class ImageBindLLM:
         Raises:
             UserError: the bundle has none.
         """
+        if modality in self._waiting:
+            self._encoders[modality] = self._waiting[modality]()
+            del self._waiting[modality]
         if modality not in self._encoders:
             raise UserError(
                 f"{self.language.profile.name} has no encoder for {modality}; "
-                f"it takes {', '.join(sorted(self._encoders))}."
+                f"it takes {', '.join(sorted(self.modalities))}."
             )
         return self._encoders[modality]
 

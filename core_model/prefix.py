@@ -7,6 +7,7 @@ picture.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field
 
 from anybind.core_model.llama import KVCache, LlamaConfig
@@ -22,12 +23,17 @@ class Slot:
 
 
 class PrefixStore:
-    """A few slots, the least recently used one given up first."""
+    """A few slots, the least recently used one given up first.
+
+    A slot belongs to whoever took it until it is given back, so two replies that are written side
+    by side never share one.
+    """
 
     def __init__(self, config: LlamaConfig, slots: int = 3) -> None:
         self.config = config
         self.slots = slots
         self._kept: list[Slot] = []
+        self._lock = threading.Lock()
 
     def take(self, condition: str, tokens: list[int], room: int) -> tuple[Slot, int]:
         """A slot cut back to what it shares with `tokens`, with capacity for `room` positions.
@@ -37,35 +43,39 @@ class PrefixStore:
             token is always left to compute: its logits are wanted.
         """
         best, shared = None, 0
-        for slot in self._kept:
-            if slot.condition == condition:
-                common = _common(slot.tokens, tokens)
-                if best is None or common > shared:
-                    best, shared = slot, common
-        # A slot that shares little is left alone for the conversation it belongs to.
-        if best is None or (shared < 16 and shared < len(tokens) // 2 and self._room()):
-            best, shared = self._new(condition), 0
+        with self._lock:
+            for slot in self._kept:
+                if slot.condition == condition:
+                    common = _common(slot.tokens, tokens)
+                    if best is None or common > shared:
+                        best, shared = slot, common
+            # A slot that shares little is left alone for the conversation it belongs to.
+            if best is None or (shared < 16 and shared < len(tokens) // 2 and self._room()):
+                best, shared = Slot(condition, KVCache(self.config, 1, 256)), 0
+            else:
+                self._kept.remove(best)
         shared = min(shared, len(tokens) - 1)
         best.cache.cut(shared)
         best.tokens = tokens[:shared]
         best.cache.grow(-(-room // 256) * 256)
-        self._kept.remove(best)
-        self._kept.append(best)
         return best, shared
+
+    def give(self, slot: Slot) -> None:
+        """Keep a slot for later calls; one whose tokens and cache disagree is dropped."""
+        if len(slot.tokens) != slot.cache.length:
+            return
+        with self._lock:
+            while self._kept and not self._room():
+                self._kept.pop(0)
+            self._kept.append(slot)
 
     def clear(self) -> None:
         """Forget everything."""
-        self._kept.clear()
+        with self._lock:
+            self._kept.clear()
 
     def _room(self) -> bool:
         return len(self._kept) < self.slots
-
-    def _new(self, condition: str) -> Slot:
-        if not self._room():
-            self._kept.pop(0)
-        slot = Slot(condition, KVCache(self.config, 1, 256))
-        self._kept.append(slot)
-        return slot
 
 
 def _common(a: list[int], b: list[int]) -> int:

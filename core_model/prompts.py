@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from anybind.contracts import Message
 
+_MARKER = re.compile(r"<\|im_(?:start|end)\|>")
 _ALPACA = (
     "Below is an instruction that describes a task. "
     "Write a response that appropriately completes the request.\n\n"
@@ -18,8 +20,13 @@ _ALPACA_INPUT = (
 
 def chatml(turns: Sequence[tuple[str, str]], reply_prefix: str = "") -> str:
     """ChatML, open at the reply: `<|im_start|>role\\ntext<|im_end|>` per turn."""
-    body = "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in turns)
+    body = "".join(f"<|im_start|>{role}\n{_plain(text)}<|im_end|>\n" for role, text in turns)
     return f"{body}<|im_start|>assistant\n{reply_prefix}"
+
+
+def _plain(text: str) -> str:
+    """Text that can't end its turn: a file or a transcript must not speak as another role."""
+    return _MARKER.sub(" ", text)  # a space: with nothing in between the rest could form another
 
 
 def with_input(message: Message) -> str:
@@ -40,6 +47,8 @@ def render_alpaca(messages: Sequence[Message], reply_prefix: str = "") -> str:
     for message in messages[:-1]:
         heading = "Response" if message.role == "assistant" else "Instruction"
         parts.append(f"### {heading}:\n{message.content}\n\n")
+        if message.input:
+            parts.append(f"### Input:\n{message.input}\n\n")
     parts.append(f"### Instruction:\n{last.content}\n\n")
     if last.input:
         parts.append(f"### Input:\n{last.input}\n\n")

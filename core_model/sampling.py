@@ -43,7 +43,8 @@ def choose(
         logits = logits.masked_fill(~torch.from_numpy(padded), -torch.inf)
     if temperature <= 0:
         return int(logits.argmax())
-    probabilities = torch.softmax(logits / temperature, -1)
+    # The maximum goes first: divided by a tiny temperature it would overflow to infinity.
+    probabilities = torch.softmax((logits - logits.max()) / temperature, -1)
     if top_p < 1:
         # Keep a token while the mass before it is within top_p, as the released sampler does.
         ordered, order = probabilities.sort(descending=True)

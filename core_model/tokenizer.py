@@ -84,8 +84,11 @@ class SentencePieceTokenizer:
             self._inner = library.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
             raise ModelError(f"{path.name} is not a SentencePiece model: {error}") from error
-        self.bos: int | None = self._inner.bos_id()
+        bos: int = self._inner.bos_id()
+        self.bos: int | None = bos if bos >= 0 else None
         self.eos: int = self._inner.eos_id()
+        control = (i for i in range(self.size) if self._inner.is_control(i))
+        self._special = frozenset({*control, int(self._inner.unk_id())})
 
     @property
     def size(self) -> int:
@@ -95,7 +98,7 @@ class SentencePieceTokenizer:
         return list(self._inner.encode(text))
 
     def decode(self, ids: Iterable[int]) -> str:
-        return str(self._inner.decode([i for i in ids if i not in self.special_ids()]))
+        return str(self._inner.decode([i for i in ids if i not in self._special]))
 
     def token_bytes(self) -> list[bytes]:
         out: list[bytes] = []
@@ -108,8 +111,7 @@ class SentencePieceTokenizer:
         return out
 
     def special_ids(self) -> frozenset[int]:
-        ids = {i for i in range(self.size) if self._inner.is_control(i)}
-        return frozenset(ids | {self._inner.unk_id()})
+        return self._special
 
 
 def from_gguf(fields: Mapping[str, Any]) -> BpeTokenizer:

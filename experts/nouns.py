@@ -19,6 +19,7 @@ from anybind.errors import ModelError
 from anybind.optional import require
 
 FORMAT = "anybind-tagger-1"
+FILE = "tagger.json.gz"
 
 _AFTER_DETERMINER = r"(<RB.*>?<JJ.*|VBN|VBG|CD>(<,|CC>?<RB.*>?<JJ.*|VBN|VBG|CD>)*)?"
 _ALONE = r"(<JJ.*|CD>(<,|CC>?<JJ.*|CD>)*)?"
@@ -125,11 +126,15 @@ class Chunk:
 def load_tagger(path: Path) -> Any:
     """NLTK's `PerceptronTagger` with our weights from a gzipped JSON file (never a pickle).
 
+    `path` is the file, or the folder that holds it as `tagger.json.gz`.
+
     Raises:
         ModelError: the file is not one that `anybind.experts.training.tagger` wrote.
         MissingExtra: NLTK is not installed.
     """
-    tagger: Any = require("nltk.tag.perceptron", "nouns").PerceptronTagger(load=False)
+    if path.is_dir():
+        path = path / FILE
+    tagger: Any = require("nltk.tag.perceptron", "model").PerceptronTagger(load=False)
     try:
         with gzip.open(path, "rb") as file:
             data = file.read(_MAX_FILE + 1)
@@ -163,8 +168,8 @@ class NounPhrases:
     def __init__(self, tagger: Any, *, unique: bool = False) -> None:
         self._tagger = tagger
         self._unique = unique
-        self._parser: Any = require("nltk.chunk.regexp", "nouns").RegexpParser(GRAMMAR)
-        self._words: Any = require("nltk.tokenize.destructive", "nouns").NLTKWordTokenizer()
+        self._parser: Any = require("nltk.chunk.regexp", "model").RegexpParser(GRAMMAR)
+        self._words: Any = require("nltk.tokenize.destructive", "model").NLTKWordTokenizer()
 
     @classmethod
     def from_file(cls, path: Path, *, unique: bool = False) -> NounPhrases:
@@ -197,8 +202,9 @@ class NounPhrases:
                 continue
             tree = self._parser.parse([(index, token.tag) for index, token in enumerate(tokens)])
             for phrase in tree.subtrees(lambda node: node.label() == "NP"):
-                chunk = _chunk(text, [tokens[index] for index, _ in phrase.leaves()])
-                if chunk is None:
+                inside = [index for index, _ in phrase.leaves()]
+                chunk = _chunk(text, [tokens[index] for index in inside])
+                if chunk is None or _is_preposition(tokens, inside):
                     continue
                 if self._unique if unique is None else unique:
                     if chunk.head in seen:
@@ -215,12 +221,31 @@ class NounPhrases:
         """Nothing to give back."""
 
 
+_PRONOUNS = frozenset({
+    "one", "someone", "somebody", "something", "anyone", "anybody", "anything", "everyone",
+    "everybody", "everything", "noone", "nobody", "nothing", "none",
+})  # fmt: skip
+"""Tagged as nouns in the Penn Treebank, but they name no thing that could be looked for."""
+_PLACED = frozenset({"front", "top", "back", "spite", "lieu", "terms", "case"})
+"""Nouns of "in front of" and its like; only without a determiner."""
 _DROPPED = ("DT", "PDT", "PRP$", "WP$", "CD")
+
+
+def _is_preposition(tokens: list[Token], inside: list[int]) -> bool:
+    """Whether the chunk is the noun in "in front of" or "on top of"."""
+    at = inside[0]
+    return (
+        len(inside) == 1
+        and tokens[at].text.lower() in _PLACED
+        and 0 < at < len(tokens) - 1
+        and tokens[at - 1].tag == "IN"
+        and tokens[at + 1].text.lower() == "of"
+    )
 
 
 def _chunk(text: str, tokens: list[Token]) -> Chunk | None:
     last = tokens[-1]
-    if not any(letter.isalpha() for letter in last.text):
+    if not any(letter.isalpha() for letter in last.text) or last.text.lower() in _PRONOUNS:
         return None
     kept = list(tokens)
     while len(kept) > 1 and kept[0].tag in _DROPPED:

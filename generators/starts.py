@@ -1,7 +1,7 @@
 """Where denoising begins: pure noise, or the noised latents of the nearest known pictures.
 
-Knows the memory file `starts.safetensors` (unit embeddings and coarse latents of the training
-pictures, both int8 with a scale) and how a diffusers DDIM schedule is entered late. This is the
+Knows the memory file `starts.safetensors` (unit embeddings and latents of training pictures, four
+bits a value) and how a diffusers DDIM schedule is entered late. This is the
 paper's cache-enhanced generation; the share of the schedule that is still run is `strength`.
 """
 
@@ -32,32 +32,33 @@ class LateDDIM(DDIMScheduler):
 
 @dataclass(frozen=True)
 class Starts:
-    """Embeddings and coarse latents of known pictures."""
+    """Embeddings and latents of known pictures."""
 
     keys: torch.Tensor
     """[N, C], unit norm."""
     latents: torch.Tensor
-    """[N, L, h, w], area means of the latents."""
+    """[N, L, h, w]"""
 
     @classmethod
     def load(cls, path: Path) -> Starts:
         """Read the memory."""
         data = load_file(path)
-        keys = F.normalize(data["keys"].float(), dim=1)
-        return cls(keys, data["latents"].float() * data["scale"].float())
+        shape = data["shape"].tolist()
+        keys = F.normalize(_unpack(data["keys"]), dim=1)
+        latents = _unpack(data["latents"]).reshape(-1, *shape)
+        return cls(keys, latents * data["scale"].float()[:, None, None])
 
     def save(self, path: Path) -> None:
-        """Write the memory, eight bits a value."""
-        scale = self.latents.abs().amax((0, 2, 3), keepdim=True) / 127
-        keys = self.keys / self.keys.abs().amax(1, keepdim=True) * 127
-        save_file(
-            {
-                "keys": keys.round().to(torch.int8),
-                "latents": (self.latents / scale).round().to(torch.int8).contiguous(),
-                "scale": scale,
-            },
-            path,
-        )
+        """Write the memory, four bits a value (latents are cut at four standard deviations)."""
+        scale = self.latents.std((0, 2, 3)) * 4 / 7
+        keys = self.keys / self.keys.abs().amax(1, keepdim=True) * 7
+        data = {
+            "keys": _pack(keys),
+            "latents": _pack((self.latents / scale[:, None, None]).flatten(1)),
+            "scale": scale.contiguous(),
+            "shape": torch.tensor(self.latents.shape[1:]),
+        }
+        save_file(data, path)
 
     def near(
         self, embedding: torch.Tensor, size: tuple[int, int], top_k: int, temperature: float
@@ -68,3 +69,14 @@ class Starts:
         shares = (temperature * best.values).softmax(0)
         mixed = (shares[:, None, None, None] * self.latents[best.indices]).sum(0, keepdim=True)
         return F.interpolate(mixed, size=size, mode="bilinear", align_corners=False)
+
+
+def _pack(values: torch.Tensor) -> torch.Tensor:
+    """Rows of an even number of values, rounded to -7...7, two to a byte."""
+    low, high = (values.round().clamp(-7, 7) + 8).to(torch.uint8).unflatten(1, (-1, 2)).unbind(2)
+    return low | high << 4
+
+
+def _unpack(packed: torch.Tensor) -> torch.Tensor:
+    """What `_pack` was given, rounded, in float32."""
+    return torch.stack([packed & 15, packed >> 4], 2).flatten(1).float() - 8

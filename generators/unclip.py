@@ -75,9 +75,10 @@ class UnclipGenerator:
             steps: Denoising steps of a whole run.
             guidance: Classifier-free guidance; the official pipeline's default is 10.
             noise_level: Noise on embeddings that were measured (picture, sound): what the encoder
-                is unsure of becomes the generator's choice. Texts alone get 0.
+                is unsure of becomes the generator's choice. The text's own embedding gets 0.
             strength: Share of the steps that is run, beginning near `starts`.
-            top_k, temperature: How many known pictures to mix, and how sharply.
+            top_k: How many known pictures to mix.
+            temperature: How sharply the nearest of them prevails.
             size: Side in pixels that the result is enlarged to (Lanczos); 0 keeps it.
         """
         self.space = space
@@ -103,20 +104,21 @@ class UnclipGenerator:
     def from_build(cls, build: Build) -> UnclipGenerator:
         """Load the pipeline folder of a bundle entry.
 
-        Weights: `pipeline` (a diffusers folder, optionally with `starts.safetensors`). Options:
-        `space` and the keyword arguments of the constructor. Parts: `text`, the text encoder.
+        Weights: `pipeline`, a diffusers folder; it may hold `starts.safetensors` and
+        `generator.json`, the options that the weights were made for. Options of the bundle go
+        before those: `space` and the keyword arguments of the constructor. Parts: `text_encoder`.
 
         Raises:
             ModelError: the folder is no such pipeline.
         """
-        options = dict(build.options)
+        folder = build.weights["pipeline"]
+        options = {**saved_options(folder), **build.options}
         space = options.pop("space", None)
-        encoder = build.parts.get("text")
+        encoder = build.parts.get("text_encoder")
         if space is None:
             space = encoder.space if encoder is not None else None
         if not isinstance(space, str):
             raise UserError('The generator needs the option "space" or a text encoder.')
-        folder = build.weights["pipeline"]
         memory = folder / "starts.safetensors"
         return cls(
             load_pipeline(folder, build.device),
@@ -140,7 +142,9 @@ class UnclipGenerator:
             UserError: nothing to go by, or the condition lives in another space.
         """
         text = (text or "").strip()
-        embedding, measured = self._embedding(condition, text)
+        said = self._said(text)
+        embedding = self._embedding(condition, said)
+        measured = said is None or not _same(embedding, said)
         call: dict[str, Any] = {
             "image_embeds": embedding,
             "num_inference_steps": self._steps,
@@ -151,7 +155,8 @@ class UnclipGenerator:
         if self._own_text:
             call["prompt"] = text
         else:
-            token = self._token(text, embedding)
+            # One token; zeros, as in training, where there is no text or nobody to embed it.
+            token = (torch.zeros_like(embedding) if said is None else said)[:, None]
             call |= {"prompt_embeds": token, "negative_prompt_embeds": torch.zeros_like(token)}
         if self._strength < 1.0:
             call["latents"] = self._start(embedding, call["generator"])
@@ -174,39 +179,32 @@ class UnclipGenerator:
         del self._pipeline
         self._starts = None
 
-    def _embedding(self, condition: Embedding | None, text: str) -> tuple[torch.Tensor, bool]:
-        """What goes in as `image_embeds` `[1, C]`, and whether it was measured."""
+    def _said(self, text: str) -> torch.Tensor | None:
+        """The text in the joint space `[1, C]`, if there is a text and an encoder for it."""
+        if not text or self._text_encoder is None:
+            return None
+        encoding = self._text_encoder.encode([Text.of(text)])
+        return self._placed(encoding.raw if self._own_text else encoding.unit)
+
+    def _embedding(self, condition: Embedding | None, said: torch.Tensor | None) -> torch.Tensor:
+        """What goes in as `image_embeds` `[1, C]`."""
         if condition is None:
-            if not text:
-                raise UserError("Give a text or an attachment to draw.")
-            if self._text_encoder is None:
+            if said is None:
                 raise UserError(
-                    "This generator draws from a joint embedding; there is no text encoder for "
-                    f"{self.space!r} here, so give it an attachment."
+                    f"Give an attachment to draw, or a text and a text encoder for {self.space!r}."
                 )
-            encoding = self._text_encoder.encode([Text.of(text)])
-            found, measured = (encoding.raw if self._own_text else encoding.unit)[0], False
+            vector = said
         else:
             if condition.space != self.space:
                 raise UserError(
                     f"The generator takes embeddings of {self.space!r}, not {condition.space!r}."
                 )
             raw = condition.raw if self._own_text else None
-            found, measured = (condition.data if raw is None else raw), True
-        vector = torch.from_numpy(np.array(found, dtype=np.float32))[None]
+            vector = self._placed(np.asarray(condition.data if raw is None else raw)[None])
         wanted = self._pipeline.image_normalizer.config["embedding_dim"]
         if vector.shape[1] != wanted:
             raise UserError(f"The generator takes {wanted} numbers, not {vector.shape[1]}.")
-        if not self._own_text:
-            vector = torch.nn.functional.normalize(vector, dim=1)
-        return self._placed(vector), measured
-
-    def _token(self, text: str, embedding: torch.Tensor) -> torch.Tensor:
-        """The text as one token `[1, 1, C]`; zeros, as in training, when there is none."""
-        if not text or self._text_encoder is None:
-            return torch.zeros_like(embedding)[:, None]
-        unit = self._text_encoder.encode([Text.of(text)]).unit
-        return self._placed(torch.from_numpy(np.array(unit, dtype=np.float32)))[:, None]
+        return vector if self._own_text else torch.nn.functional.normalize(vector, dim=1)
 
     def _start(self, embedding: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Latents of known pictures near the embedding, noised to where the schedule begins."""
@@ -217,11 +215,29 @@ class UnclipGenerator:
         noise = torch.randn(near.shape, generator=generator)
         pipeline.scheduler.set_timesteps(self._steps)
         first = pipeline.scheduler.timesteps[:1]
-        return self._placed(pipeline.scheduler.add_noise(near, noise, first))
+        return self._placed(pipeline.scheduler.add_noise(near, noise, first).numpy())
 
-    def _placed(self, tensor: torch.Tensor) -> torch.Tensor:
+    def _placed(self, array: np.ndarray) -> torch.Tensor:
+        """An array as a tensor where, and as exact as, the network is."""
         parameter = next(self._pipeline.unet.parameters())
+        tensor = torch.from_numpy(np.array(array, dtype=np.float32))
         return tensor.to(parameter.device, parameter.dtype)
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two embeddings `[1, C]` point the same way: the condition is the text itself."""
+    return bool(torch.cosine_similarity(one.float(), other.float())[0] > 0.98)
+
+
+def saved_options(folder: Path) -> dict[str, Any]:
+    """The options in a folder's `generator.json`; none if there is no such file."""
+    file = folder / "generator.json"
+    if not file.is_file():
+        return {}
+    try:
+        return dict(json.loads(file.read_text("utf-8")))
+    except ValueError as error:
+        raise ModelError(f"{file} can't be read: {error}") from error
 
 
 def load_pipeline(folder: Path, device: str) -> StableUnCLIPImg2ImgPipeline:
@@ -242,19 +258,18 @@ def load_pipeline(folder: Path, device: str) -> StableUnCLIPImg2ImgPipeline:
     instead: dict[str, Any] = dict.fromkeys(absent)
     if "image_encoder" in absent:
         instead["image_encoder"] = NoImageEncoder()
-    dtype = torch.float32 if device == "cpu" else torch.float16
     said = diffusers_logging.get_verbosity()
     diffusers_logging.set_verbosity_error()  # it warns of every part that is absent on purpose
     bars = diffusers_logging.is_progress_bar_enabled()
     diffusers_logging.disable_progress_bar()
     try:
         pipeline = StableUnCLIPImg2ImgPipeline.from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, **instead
+            str(folder), local_files_only=True, use_safetensors=True, **instead
         )
+        return pipeline.to(device, torch.float32 if device == "cpu" else torch.float16)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"The pipeline in {folder} can't be loaded: {error}") from error
     finally:
         diffusers_logging.set_verbosity(said)
         if bars:
             diffusers_logging.enable_progress_bar()
-    return pipeline.to(device)

@@ -66,7 +66,8 @@ def _at_home(
     colour: NDArray[np.float32], alpha: NDArray[np.float32], ground: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """The object's light moved a quarter of the way to the light of the place, no more: its
-    own colours are what was asked for."""
+    own colours are what was asked for.
+    """
     weight = alpha / max(float(alpha.sum()), 1e-6)
     own = float((colour.mean(axis=2) * weight).sum())
     there = float(ground.mean())

@@ -20,7 +20,7 @@ _MOST = 0.8
 
 @tool("Remove Something From The Photo", requires=_NEEDS)
 def remove(context: ToolContext, image: Image, object: str) -> ToolResult:
-    """Remove, erase, delete or take away something from a photo; what was behind is filled in.
+    """Remove something from a photo: erase, delete, take away or get rid of a person or thing.
 
     Args:
         image: The photo.
@@ -38,7 +38,7 @@ def remove(context: ToolContext, image: Image, object: str) -> ToolResult:
 
 @tool("Replace Something From The Photo", requires=(*_NEEDS, "generator:image"))
 def replace(context: ToolContext, image: Image, old: str, new: str) -> ToolResult:
-    """Replace, swap, exchange or turn one object in a photo into another one.
+    """Replace, swap or exchange one object in a photo: put another one there, turn it into one.
 
     Args:
         image: The photo.
@@ -67,7 +67,8 @@ def replace(context: ToolContext, image: Image, old: str, new: str) -> ToolResul
 
 @tool("Remove the background", requires=("library:cv2",))
 def remove_background(image: Image) -> ToolResult:
-    """Remove the background of a photo: cut out the main object and put it on plain white.
+    """Make the background plain white: keep only the main object of the photo,
+    without its background.
 
     Args:
         image: The photo.

@@ -45,7 +45,7 @@ def shared(a: Box, b: Box) -> float:
 
 @tool("Detect the Give Object", requires=("expert:grounding",))
 def detect(context: ToolContext, image: Image, object: str) -> ToolResult:
-    """Detect or find a given object: show where it is in the picture with a box around it.
+    """Detect, find or locate a thing, person or animal: show where it is with a box around it.
 
     Args:
         image: The picture to search.

@@ -12,7 +12,7 @@ DESCRIBE = "What is in the picture?"
 
 @tool("Get Photo Description")
 def describe(context: ToolContext, image: Image) -> str:
-    """Describe a photo: say what is in the picture, what it shows, give it a caption.
+    """Describe a photo: tell what you see, what is in the picture, give it a caption.
 
     Args:
         image: The picture to describe.

@@ -9,7 +9,8 @@ from anybind.tooling import tool
 
 @tool("Generate Image From User Input Text", requires=("generator:image",))
 def generate(context: ToolContext, text: str) -> AnyPart:
-    """Generate, draw, paint or create a new picture of what a text says.
+    """Draw, paint, generate, create or imagine a picture of something new,
+    e.g. draw an animal or paint a scene.
 
     Args:
         text: What the picture should show.

@@ -23,7 +23,7 @@ def edge_detection(image: Image) -> Image:
 
 @tool("Line Detection On Image", requires=_NEEDS)
 def line_detection(image: Image) -> Image:
-    """Detect the straight lines of a picture, such as walls, streets, roofs and furniture.
+    """Find the straight lines of an image: a line drawing of buildings and rooms.
 
     Args:
         image: The picture.
@@ -37,7 +37,7 @@ def line_detection(image: Image) -> Image:
 
 @tool("Sketch Detection On Image", requires=_NEEDS)
 def sketch_detection(image: Image) -> Image:
-    """Make a sketch or scribble of a picture: a rough drawing of it with bold strokes.
+    """Turn a photo into a sketch or scribble of itself with bold strokes.
 
     Args:
         image: The picture.
@@ -50,7 +50,7 @@ def sketch_detection(image: Image) -> Image:
 
 @tool("Hed Detection On Image", requires=_NEEDS)
 def hed_detection(image: Image) -> Image:
-    """Detect the soft hed boundaries of a picture: smooth outlines, strong ones brighter.
+    """Detect the soft hed boundaries of an image: show its smooth, soft outlines.
 
     Args:
         image: The picture.

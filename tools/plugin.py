@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from anybind.contracts import Tool
 from anybind.hooks import hookimpl
-from anybind.tools import editing, finding, looking, making, outlining
+from anybind.tools import editing, finding, looking, making, outlining, pretrained
 
 
 @hookimpl
@@ -18,4 +18,5 @@ def register_tools() -> Iterable[Tool]:
         *editing.TOOLS,
         *outlining.TOOLS,
         *making.TOOLS,
+        *pretrained.TOOLS,
     )

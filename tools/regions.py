@@ -78,7 +78,7 @@ def _borders(labels: Labels) -> Mask:
 def _graph_regions(lab: NDArray[np.float32], scale: float = 220.0) -> Labels:
     """Joins pixels along weak edges first, while the edge is weaker than the regions' own."""
     height, width = lab.shape[:2]
-    index: Any = np.arange(height * width).reshape((height, width))
+    index: Any = np.arange(height * width, dtype=np.intp).reshape((height, width))
     firsts: list[Labels] = []
     seconds: list[Labels] = []
     weights: list[NDArray[np.float32]] = []
@@ -162,12 +162,13 @@ def _neighbours(
     lab: NDArray[np.float32], labels: Labels
 ) -> dict[int, dict[int, tuple[float, float]]]:
     """For each region its neighbours, with the sum of colour steps over their border and its
-    length. Steps are measured over a few pixels, so that soft outlines count and noise doesn't."""
+    length. Steps are measured over a few pixels, so that soft outlines count and noise doesn't.
+    """
     soft = opencv().GaussianBlur(lab, (0, 0), 1.0)
     near: dict[int, dict[int, tuple[float, float]]] = {int(r): {} for r in np.unique(labels)}
     for axis in (0, 1):
         last = labels.shape[axis] - 1
-        at: Any = np.arange(last)
+        at = np.arange(last, dtype=np.intp)
         ahead = np.take(soft, np.minimum(at + 2, last), axis)
         behind = np.take(soft, np.maximum(at - 1, 0), axis)
         step = np.linalg.norm((ahead - behind) * (0.6, 1.3, 1.3), axis=2)

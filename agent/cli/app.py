@@ -24,7 +24,8 @@ Bundle = Annotated[str, typer.Option(help="Name of a bundle, or path to a bundle
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Files = Annotated[list[str] | None, typer.Argument(help="Images, sounds or texts.")]
 Weights = Annotated[
-    list[float] | None, typer.Option("--weight", help="Mixing weight of each file, in order.")
+    list[str] | None,
+    typer.Option("--weight", help="Mixing weight of each file in order; repeat, or 1,0.5."),
 ]
 Outputs = Annotated[
     list[str] | None, typer.Option("--output", help="Also reply with: image (audio, point).")

@@ -17,7 +17,7 @@ def ask(
     question: str,
     files: list[str],
     bundle: str,
-    weights: list[float],
+    weights: list[str],
     outputs: list[str],
     ground: bool,
     tools: bool,
@@ -46,13 +46,17 @@ def ask(
         raise SystemExit(2) from error
 
 
-def pair(files: list[str], weights: list[float]) -> list[Any]:
+def pair(files: list[str], weights: list[str]) -> list[Any]:
     """Files with their weights, if any were given."""
     if not weights:
         return list(files)
-    if len(weights) != len(files):
-        raise UserError(f"{len(weights)} --weight for {len(files)} files: give one for each.")
-    return list(zip(files, weights, strict=True))
+    try:
+        numbers = [float(w) for group in weights for w in group.split(",")]
+    except ValueError as error:
+        raise UserError(f"A --weight is a number, not {' '.join(weights)!r}.") from error
+    if len(numbers) != len(files):
+        raise UserError(f"{len(numbers)} weights for {len(files)} files: give one for each.")
+    return list(zip(files, numbers, strict=True))
 
 
 def report(reply: Reply, out: Path | None, as_json: bool) -> None:

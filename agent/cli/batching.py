@@ -6,7 +6,7 @@ import json
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -45,18 +45,23 @@ def run(
 ) -> None:
     """Answer every line; each reply is written as soon as it is there."""
     try:
-        lines = requests.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        # By bytes: JSON strings may hold U+2028 and the like, which str.splitlines takes for ends,
+        # and one line that is not UTF-8 must not spoil the others.
+        lines = requests.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
         raise UserError(f"{requests} can't be read: {error}") from error
+    lines = [line.strip() for line in lines]
+    total = sum(map(bool, lines))
     out.parent.mkdir(parents=True, exist_ok=True)
     base = folder or out.with_name(out.stem + "-sessions")
     runtime = Runtime(bundle, progress=FetchProgress())
     sessions: dict[str, Session] = {}
     failed = done = 0
     began = time.monotonic()
-    with out.open("w", encoding="utf-8") as stream:
+    # A lone surrogate that came in as an escape goes out as one.
+    with out.open("w", encoding="utf-8", errors="backslashreplace") as stream:
         for number, line in enumerate(lines, 1):
-            if not line.strip():
+            if not line:
                 continue
             row = _answer(line, number, runtime, sessions, base, seed, requests.parent)
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -64,7 +69,7 @@ def run(
             done += 1
             failed += row["error"] is not None
             pace = (time.monotonic() - began) / done
-            errors.print(f"  {done}/{len(lines)} {row['id']} ({pace:.1f} s each)", style="dim")
+            errors.print(f"  {done}/{total} {row['id']!a} ({pace:.1f} s each)", style="dim")
     for session in sessions.values():
         session.close()
     runtime.close()
@@ -75,7 +80,7 @@ def run(
 
 
 def _answer(
-    text: str,
+    text: bytes,
     number: int,
     runtime: Runtime,
     sessions: dict[str, Session],
@@ -88,16 +93,21 @@ def _answer(
     try:
         try:
             data: Any = json.loads(text)
-            if isinstance(data, dict) and isinstance(data.get("id"), (str, int)):
-                name = data["id"]
+            given: Any = cast("dict[str, Any]", data).get("id") if isinstance(data, dict) else None
+            if isinstance(given, (str, int)):
+                name = given
             line = Line.model_validate(data)
         except (ValidationError, ValueError) as error:
             raise UserError(f"Line {number} is not a request: {error}") from error
         session = _session(line.session, runtime, sessions, base, seed)
-        reply = session.ask(
-            line.text, *(_attachment(a, beside) for a in line.attachments),
-            outputs=line.outputs, ground=line.ground, tools=line.tools,
-        )  # fmt: skip
+        try:
+            reply = session.ask(
+                line.text, *(_attachment(a, beside) for a in line.attachments),
+                outputs=line.outputs, ground=line.ground, tools=line.tools,
+            )  # fmt: skip
+        finally:
+            if line.session == "new":
+                session.close()
         return {"id": name, **reply.to_json(), "error": None}
     except AnybindError as error:
         problem = {"type": type(error).__name__, "message": str(error)}

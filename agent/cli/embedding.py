@@ -18,11 +18,11 @@ def embed(things: list[str], bundle: str, out: Path | None, as_json: bool) -> No
     if out is not None:
         import json
 
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
         out.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"labels": json.dumps(things), "space": model.space}
-        save_file({"embeddings": rows}, out, metadata)
+        save_file({"embeddings": rows}, out, metadata)  # pyright: ignore[reportUnknownMemberType]
     similar = rows @ rows.T
     if as_json:
         print_json(

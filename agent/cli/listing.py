@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from anybind.agent.cli.output import console, print_json, print_table
 from anybind.assembly import Assembly
@@ -14,7 +14,7 @@ def tools(bundle: str, as_json: bool) -> None:
     """Every tool with its arguments and whether it can be used."""
     from anybind.agent.runtime import Runtime
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": t.name,
             "arguments": [{"name": p.name, "kind": p.kind} for p in t.parameters],

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from anybind.content import AnyPart, Waveform
-from anybind.contracts import Encoding
+from anybind.contracts import Build, Encoding
 from anybind.core_model.encoders.whisper import load_whisper
 from anybind.errors import ModelError, UserError
 from anybind.optional import require
@@ -65,7 +65,7 @@ class WindowFeatures:
     """Turns windows of sound into fixed-length features with Whisper's encoder.
 
     `layers` counts from 0: the output of the convolutions, then after each block; the last one is
-    taken after the closing norm.
+    taken after the closing norm. Blocks after the last layer asked for are not run.
     """
 
     def __init__(self, encoder: AudioEncoder, layers: Sequence[int]) -> None:
@@ -104,10 +104,11 @@ class WindowFeatures:
         positions = int(x.shape[1])
         x = x + encoder.positional_embedding[:positions]
         states = [x]
-        for block in encoder.blocks:
+        for block in encoder.blocks[: max(self.layers)]:
             x = block(x)
             states.append(x)
-        states[-1] = encoder.ln_post(x)
+        if len(states) > len(encoder.blocks):
+            states[-1] = encoder.ln_post(x)
 
         heard = torch.tensor([max(8, -(-len(piece) // (2 * _HOP))) for piece in pieces])
         mask = (torch.arange(positions) < heard[:, None]).unsqueeze(-1)
@@ -225,3 +226,8 @@ class AudioEventEncoder:
     def close(self) -> None:
         """Let go of the model."""
         self._features = None
+
+
+def build(build: Build) -> AudioEventEncoder:
+    """Factory: weights "whisper" (converted Whisper) and "projection" (the trained head)."""
+    return AudioEventEncoder.from_files(build.weights["whisper"], build.weights["projection"])

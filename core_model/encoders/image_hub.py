@@ -60,12 +60,28 @@ class ImageHub(nn.Module):
 
     classes: Tensor
     """Sentence embedding of every class [K, C]."""
+    kinds: Tensor
+    """Unit-norm embeddings of all names that classes and the kinds above them bear [N, C]."""
+    kind_of: Tensor
+    """Pairs (class, row of `kinds`) [M, 2]."""
 
-    def __init__(self, config: HubConfig, classes: Tensor, names: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        config: HubConfig,
+        classes: Tensor,
+        names: Sequence[str] = (),
+        kinds: Tensor | None = None,
+        kind_of: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.names = tuple(names)
         self.register_buffer("classes", classes.float())
+        if kinds is None or kind_of is None:  # a class is then known by its embedding alone
+            kinds = F.normalize(self.classes, dim=-1)
+            kind_of = torch.arange(len(classes))[:, None].expand(-1, 2)
+        self.register_buffer("kinds", kinds.float())
+        self.register_buffer("kind_of", kind_of.long())
 
     def weights(self, logits: Tensor) -> Tensor:
         """Shares of the classes [..., K] (sum 1) that logits [..., K] stand for."""
@@ -78,6 +94,14 @@ class ImageHub(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         """Raw embeddings [..., C] of logits [..., K]; the norm (0..1) tells how sure the eye is."""
         return self.weights(logits) @ self.classes
+
+    def likeness(self, phrases: Tensor) -> Tensor:
+        """How well each class bears a phrase as its name: the best cosine over its names and
+        those of the kinds above it, [P, K] for unit-norm phrases [P, C]."""
+        cosine = (phrases @ self.kinds.T)[:, self.kind_of[:, 1]]
+        out = torch.full((len(phrases), len(self.classes)), -1.0)
+        where = self.kind_of[:, 0].expand(len(phrases), -1)
+        return out.scatter_reduce(1, where, cosine, "amax")
 
 
 def load_image_hub(path: Path) -> ImageHub:
@@ -98,7 +122,10 @@ def load_image_hub(path: Path) -> ImageHub:
         settings: dict[str, Any] = json.loads(data["config"])
         settings["views"] = tuple(settings["views"])
         names = json.loads(data.get("names", "[]"))
-        return ImageHub(HubConfig(**settings), tensors["classes"], names).eval()
+        kinds = tensors["kinds"].float() * tensors["kind_scale"].float()[:, None]
+        return ImageHub(
+            HubConfig(**settings), tensors["classes"], names, kinds, tensors["kind_of"]
+        ).eval()
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ModelError(f"{path.name}: {error} is missing or wrong.") from error
 

@@ -235,52 +235,81 @@ def _render(font: Path, messages: list[tuple[float, bytes]], seconds: float) -> 
     return np.asarray(soxr.resample(samples.mean(1), rate, RATE), np.float32)
 
 
-def _played(font: Path, label: str, program: tuple[int, int], lines: list[list[Note]], source: str,
-            channel: int = 0) -> Iterator[Clip]:  # fmt: skip
-    """Render lines one after the other in one go, then cut them apart. Every sixth is held out."""
-    bank, number = program
-    messages = [(0.0, bytes([0xB0 | channel, 0, bank])), (0.0, bytes([0xC0 | channel, number]))]
-    for index, line in enumerate(lines):
-        for start, seconds, key, loud in line:
-            at = index * SECONDS + start
-            end = min(at + seconds, (index + 1) * SECONDS - 0.3)
-            messages.append((at, bytes([0x90 | channel, key, loud])))
-            messages.append((end, bytes([0x80 | channel, key, 0])))
-    total = len(lines) * SECONDS
-    samples = np.pad(_render(font, messages, total), (0, RATE))
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A few seconds of notes and who plays them."""
+
+    label: str
+    bank: int
+    program: int
+    notes: list[Note]
+    held_out: bool
+    channel: int = 0
+
+
+def _played(font: Path, lines: list[_Line], source: str) -> Iterator[Clip]:
+    """Render lines one after the other, many in one go, then cut them apart."""
     size = int(SECONDS * RATE)
-    for index in range(len(lines)):
-        piece = samples[index * size : (index + 1) * size]
-        if len(piece) == size and np.abs(piece).max() > 1e-3:
-            yield Clip(piece.copy(), label, source, index % 6 == 5, f"{label}:{bank}:{number}")
+    for first in range(0, len(lines), _AT_ONCE):
+        some = lines[first : first + _AT_ONCE]
+        messages: list[tuple[float, bytes]] = []
+        for index, line in enumerate(some):
+            begin, channel = index * SECONDS, line.channel
+            messages.append((begin, bytes([0xB0 | channel, 0, line.bank])))
+            messages.append((begin, bytes([0xC0 | channel, line.program])))
+            for start, seconds, key, loud in line.notes:
+                end = min(begin + start + seconds, begin + SECONDS - 0.3)
+                messages.append((begin + start + 0.01, bytes([0x90 | channel, key, loud])))
+                messages.append((end, bytes([0x80 | channel, key, 0])))
+            messages.append((begin + SECONDS - 0.02, bytes([0xB0 | channel, 0x78, 0])))
+        samples = np.pad(_render(font, messages, len(some) * SECONDS), (0, RATE))
+        for index, line in enumerate(some):
+            piece = samples[index * size : (index + 1) * size].copy()
+            if np.abs(piece).max() > 1e-3:
+                name = f"{line.label}:{line.bank}:{line.program}"
+                yield Clip(piece, line.label, source, line.held_out, name)
+
+
+_AT_ONCE = 120
+EACH = 18
+"""Lines of playing a label; every sixth is held out."""
 
 
 # ---------------------------------------------------------------- sources
 
 
-def soundfont_clips(gm: Path, gs: Path, seed: int) -> Iterator[Clip]:
-    """Instruments, drums and sound effects of the FluidR3 soundfonts."""
+def gm_clips(font: Path, seed: int) -> Iterator[Clip]:
+    """Instruments and drums of the FluidR3 General MIDI soundfont."""
     r = np.random.default_rng([seed, 1])
+    lines: list[_Line] = []
     for label, programs in _INSTRUMENTS.items():
-        each = max(8, 36 // len(programs))
-        for number in programs:
-            lines = [_phrase(r, i % 4) for i in range(each)]
-            yield from _played(gm, label, (0, number), lines, "gm")
-    for label, presets in _EFFECTS.items():
-        for preset in presets:
-            lines = [[(r.uniform(0, 0.3), r.uniform(2, 4.6), int(r.integers(55, 67)),
-                       int(r.integers(70, 127)))] for _ in range(36)]  # fmt: skip
-            yield from _played(gs, label, preset, lines, "gs")
+        for i in range(max(EACH, 6 * len(programs))):
+            program = programs[i % len(programs)]
+            lines.append(_Line(label, 0, program, _phrase(r, (i // len(programs)) % 4), i % 6 == 5))
     for label, keys in _DRUMS.items():
-        for kit in _KITS:
-            lines = []
-            for _ in range(4):
-                step, key = float(r.choice([0.25, 0.5, 0.75, 1.5, 4])), int(r.choice(keys))
-                lines.append([(i * step, 0.3, key, int(r.integers(70, 127)))
-                              for i in range(max(1, int(4 / step)))])  # fmt: skip
-            yield from _played(gm, label, (0, kit), lines, "gm", channel=9)
-    for kit in _KITS:
-        yield from _played(gm, "drum beat", (0, kit), [_beat(r) for _ in range(6)], "gm", 9)
+        for i in range(EACH + 6):
+            step, key = float(r.choice([0.25, 0.5, 0.75, 1.5, 4])), int(r.choice(keys))
+            notes: list[Note] = [(k * step, 0.3, key, int(r.integers(70, 127)))
+                                 for k in range(max(1, int(4 / step)))]  # fmt: skip
+            lines.append(_Line(label, 0, _KITS[i % len(_KITS)], notes, i % 6 == 5, 9))
+    for i in range(48):
+        lines.append(_Line("drum beat", 0, _KITS[i % len(_KITS)], _beat(r), i % 6 == 5, 9))
+    yield from _played(font, lines, "gm")
+
+
+def gs_clips(font: Path, seed: int) -> Iterator[Clip]:
+    """Sound effects of the FluidR3 GS soundfont; held-out clips differ in pitch and length only."""
+    r = np.random.default_rng([seed, 3])
+    lines: list[_Line] = []
+    for label, presets in _EFFECTS.items():
+        for bank, program in presets:
+            for i in range(EACH + 6):
+                key, loud = int(r.integers(55, 67)), int(r.integers(70, 127))
+                gap = float(r.choice([0.4, 0.8, 1.5, 5.0, 5.0]))  # once, or again and again
+                notes: list[Note] = [(at, min(gap, 4.5), key, loud)
+                                     for at in np.arange(r.uniform(0, 0.3), 4.4, gap)]  # fmt: skip
+                lines.append(_Line(label, bank, program, notes, i % 6 == 5))
+    yield from _played(font, lines, "gs")
 
 
 def _beat(r: np.random.Generator) -> list[Note]:

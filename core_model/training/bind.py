@@ -25,7 +25,7 @@ from anybind.core_model.tokenizer import Tokenizer
 from anybind.core_model.training.concepts import Concept, concepts, wordnet
 from anybind.core_model.training.loop import TrainConfig, train
 from anybind.core_model.training.surrogate import Mixture, Sample, Surrogate
-from anybind.core_model.training.text_tasks import GENERAL, context_task
+from anybind.core_model.training.text_tasks import GENERAL, TextTask, context_task
 
 SOUNDS_FILE = Path(__file__).with_name("sounds.txt")
 
@@ -61,8 +61,52 @@ def answer_loss(
     return torch.stack(losses).sum() / total, right / total
 
 
+class Alignment:
+    """Bound features toward the decoder's own word vectors; costs no pass of the decoder.
+
+    The bind network points at the mean token embedding of what a feature is of. Alone it is stage
+    0, minutes instead of hours: with a meaningful vector behind them the gates get a steady
+    gradient from the first step of the real training on. Beside the real loss it keeps a thousand
+    things apart that a batch of thirty can't all show.
+    """
+
+    def __init__(self, decoder: Llama, tokenizer: Tokenizer, data: Surrogate, size: int = 192) -> None:
+        self.table = decoder.tok_embeddings.weight
+        self.centre = self.table.mean(0)
+        self.tokenizer, self.data, self.size = tokenizer, data, size
+        self._known: dict[str, Tensor] = {}
+
+    def loss(self, bind: BindNetwork, step: int) -> tuple[Tensor, float]:
+        """Mean square distance [] and mean cosine of one batch."""
+        samples = [s for s in self.data.batch(2_000_000 + step, self.size) if s.words]
+        bound = bind.bind(torch.stack([s.feature for s in samples]))
+        wanted = torch.stack([self._target(s.words) for s in samples])
+        close = F.cosine_similarity(bound, wanted).mean().item()
+        return F.mse_loss(bound, wanted), close
+
+    def train(self, bind: BindNetwork, steps: int) -> None:
+        """Stage 0."""
+        optimizer = torch.optim.AdamW(bind.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.02)
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-3 * min(1.0, (step + 1) / 50, (steps - step) / (0.5 * steps))
+            loss, close = self.loss(bind, step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(bind.parameters(), 1.0)
+            optimizer.step()
+            if step % 100 == 0 or step + 1 == steps:
+                print(f"align {step} loss {loss.item():.4f} cosine {close:.3f}", flush=True)
+
+    def _target(self, words: str) -> Tensor:
+        if words not in self._known:
+            vector = (self.table[self.tokenizer.encode(f" {words}")] - self.centre).mean(0)
+            self._known[words] = vector / vector.square().mean().sqrt()
+        return self._known[words]
+
+
 def _tokens(tokenizer: Tokenizer, sample: Sample) -> tuple[list[int], int]:
-    prompt = tokenizer.encode(chatml([("user", sample.question)]))
+    prompt = tokenizer.encode(chatml([*sample.history, ("user", sample.question)]))
     return [*prompt, *tokenizer.encode(sample.answer), tokenizer.eos], len(prompt)
 
 
@@ -95,18 +139,16 @@ def reply(decoder: Llama, tokenizer: Tokenizer, prompt: str, inject: Tensor | No
     return tokenizer.decode(out)
 
 
-def text_tasks(decoder: Llama, tokenizer: Tokenizer, file: Path, seed: int) -> list[tuple[str, str]]:
-    """Question with its context, and answer; general ones answered by the decoder, kept in `file`."""
+def text_tasks(decoder: Llama, tokenizer: Tokenizer, file: Path, seed: int) -> list[TextTask]:
+    """Tasks about a context, and general ones answered by the decoder (kept in `file`)."""
     rng = random.Random(seed)
-    tasks: list[tuple[str, str]] = []
-    for _ in range(4000):
-        question, context, answer = context_task(rng)
-        tasks.append((f"{context}\n\n{question}", answer))
+    tasks = [context_task(rng) for _ in range(5000)]
     if not file.exists():
         said = {q: reply(decoder, tokenizer, chatml([("user", q)]), None, 32) for q in GENERAL}
         file.write_text(json.dumps(said, indent=1), encoding="utf-8")
-    general = list(json.loads(file.read_text(encoding="utf-8")).items())
-    return tasks + general * (2000 // len(general))
+    said = json.loads(file.read_text(encoding="utf-8"))
+    general = [TextTask(q, a) for q, a in said.items()]
+    return tasks + general * (1000 // len(general))
 
 
 def word_list(reader: object, eye: Sequence[Concept], offsets: Sequence[str]) -> list[Concept]:
@@ -128,12 +170,19 @@ def main() -> None:
     p.add_argument("--hub", type=Path, required=True, help="folder of the MiniLM text encoder")
     p.add_argument("--wordnet", type=Path, required=True, help="WordNet 3.0 dict folder")
     p.add_argument("--imagenet", type=Path, required=True, help="timm/data/_info")
-    p.add_argument("--eye", default="", help="MODULE:FUNCTION (folder) -> simulate(classes, rng)")
-    p.add_argument("--eye-data", type=Path, help="argument of --eye")
+    p.add_argument("--eye-noise", type=Path, help="statistics of the image encoder")
+    p.add_argument("--backbone", type=Path, help="EfficientNet-lite safetensors, for --eye-noise")
+    p.add_argument("--image-hub", type=Path, help="its mapping into the hub, for --eye-noise")
+    p.add_argument("--cache-share", type=float, default=0.0, help="share of features that pass it")
+    p.add_argument("--cache-k", type=int, default=5)
+    p.add_argument("--cache-t", type=float, default=40.0)
+    p.add_argument("--cache-w", type=float, default=0.7)
     p.add_argument("--out", type=Path, required=True, help="run folder")
     p.add_argument("--init", type=Path, help="start from the bind weights of this export")
     p.add_argument("--export", type=Path, help="write the result here")
     p.add_argument("--steps", type=int, default=600)
+    p.add_argument("--align-steps", type=int, default=1500, help="steps of stage 0")
+    p.add_argument("--align-weight", type=float, default=0.5, help="its share beside the answers")
     p.add_argument("--batch", type=int, default=48)
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--hidden", type=int, default=1152)
@@ -166,7 +215,10 @@ def main() -> None:
         first_layer=2,
     )
     bind = BindNetwork(config)
-    if args.init:
+    alignment = Alignment(decoder, tokenizer, data)
+    if not args.init and not (args.out / "last.pt").exists():
+        alignment.train(bind, args.align_steps)
+    elif args.init:
         from anybind.core_model.adapters import load_bind
 
         bind = load_bind(args.init)
@@ -175,7 +227,10 @@ def main() -> None:
         loss, right = answer_loss(decoder, bind, tokenizer, data.batch(step, args.batch))
         if step % 50 == 49:
             _show(decoder, bind, tokenizer, data)
-        return loss, {"right": right, "gate": float(bind.gate.tanh().abs().mean())}
+        if not args.align_weight:
+            return loss, {"answer": loss.item(), "right": right, "gate": _gate(bind)}
+        apart, close = alignment.loss(bind, step)
+        return loss + args.align_weight * apart, {"answer": loss.item(), "right": right, "close": close, "gate": _gate(bind)}
 
     train(bind, loss_of, TrainConfig(steps=args.steps, lr=args.lr, seed=args.seed), args.out)
     if args.export:
@@ -184,23 +239,49 @@ def main() -> None:
         save_bind(bind, args.export, {"seed": args.seed, "config": asdict(config)})
 
 
+def _gate(bind: BindNetwork) -> float:
+    return float(bind.gate.detach().tanh().abs().mean())
+
+
 def _show(decoder: Llama, bind: BindNetwork, tokenizer: Tokenizer, data: Surrogate) -> None:
     with torch.inference_mode():
-        for sample in data.batch(10**6, 12):
+        for sample in data.batch(10**6, 16):
             inject = bind(sample.feature[None], decoder)
-            said = reply(decoder, tokenizer, chatml([("user", sample.question)]), inject, 20)
+            prompt = chatml([*sample.history, ("user", sample.question)])
+            said = reply(decoder, tokenizer, prompt, inject, 20)
             print(f"   {said!r}  <- {sample.answer!r}", flush=True)
 
 
 def _simulator(
     args: argparse.Namespace, eye: Sequence[Concept], embed: Callable[[list[str]], Tensor]
 ) -> Callable[[Tensor, torch.Generator], Tensor]:
-    if args.eye:
-        import importlib
+    """What the image encoder would give: simulated by its own statistics where they are given."""
+    if not args.eye_noise:
+        return neighbour_mixtures(embed([f"a photo of a {c.name}" for c in eye]))
+    from anybind.core_model.encoders.efficientnet import load_efficientnet
+    from anybind.core_model.encoders.image_hub import load_image_hub
+    from anybind.core_model.training.eye_noise import load_noise
 
-        module, _, name = args.eye.partition(":")
-        return getattr(importlib.import_module(module), name)(args.eye_data)
-    return neighbour_mixtures(embed([f"a photo of a {c.name}" for c in eye]))
+    backbone = load_efficientnet(args.backbone)
+    noise = load_noise(args.eye_noise, backbone, load_image_hub(args.image_hub))
+    cache = None
+    if args.cache_share:
+        from anybind.core_model.cache import RetrievalCache
+
+        cache = RetrievalCache.load(
+            args.image_hub, tensor="classes", space="", top_k=args.cache_k,
+            temperature=args.cache_t, weight=args.cache_w,
+        )  # fmt: skip
+
+    def simulate(classes: Tensor, rng: torch.Generator) -> Tensor:
+        seen = noise.sample(classes, rng).clone()
+        if cache is None:
+            return seen
+        pulled = torch.from_numpy(cache.apply(seen.numpy()))
+        chosen = torch.rand(len(seen), 1, generator=rng) < args.cache_share
+        return torch.where(chosen, pulled, seen)
+
+    return simulate
 
 
 def neighbour_mixtures(bank: Tensor) -> Callable[[Tensor, torch.Generator], Tensor]:

@@ -1,11 +1,13 @@
 """What the eye would give for a photograph of a known ImageNet class, without the photograph.
 
-The backbone's classifier is linear, so under one Gaussian a class (linear discriminant analysis)
-its rows fix the class means: `mu_c = m + a * Sigma (W_c - mean W)`. The covariance `Sigma` inside
-a class follows from the covariance of features over all pictures, `T = Sigma + Sigma M Sigma`
-with `M` the covariance of the rows of `W`. Sampled features then go through the shipped
-classifier and mapping. The bind network learns from these samples, so that it is fed in training
-what it will be fed in use: confusions, doubt and clutter of the right shape.
+The backbone's classifier is linear and its classes stand about equally far apart, as training
+with smoothed labels leaves them: the features of a class lie along its own row of the classifier.
+A made-up photograph is the mean picture, plus the rows of its class and of a few classes that it
+is easily taken for (similar sentences), sometimes of something that stands beside it, plus the
+spread of real pictures. Its features then go through the shipped classifier and mapping. The bind
+network learns from such samples, so that it is fed in training what it will be fed in use:
+confusions, doubt and clutter of the right shape. How they were fitted to the accuracy and the
+confidence on real photographs is told in the card of the bundle's `image_hub`.
 
 Knows features and classes. The statistics file is made by `anybind.core_model.training.image_hub`.
 """
@@ -13,6 +15,7 @@ Knows features and classes. The statistics file is made by `anybind.core_model.t
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,43 +36,24 @@ FORMAT = "anybind-eye-noise-1"
 
 @dataclass(frozen=True, slots=True)
 class NoiseConfig:
-    """How far samples stray. The defaults are overwritten by the calibration in the file."""
+    """How samples stray; the fitted numbers lie in the statistics file."""
 
-    signal: float = 1.0
-    """Factor `a` on the way from the mean picture to the class mean."""
-    noise: float = 1.0
-    """Median factor on the spread inside a class."""
-    hardness: float = 0.25
-    """Spread of the logarithm of that factor from picture to picture."""
-    clutter: float = 0.3
+    signal: float = 2.55
+    """Length of the way from the mean picture along the row of the class."""
+    hardness: float = 0.2
+    """Spread of the logarithm of that length from picture to picture."""
+    noise: float = 0.5
+    """Factor on the spread of real pictures."""
+    doubt: tuple[float, float] = (1.5, 2.4)
+    """Shape (Kumaraswamy) of the weight of the classes it may be taken for."""
+    rivals: int = 4
+    """How many such classes a picture has."""
+    likeness: float = 0.03
+    """Temperature of the cosine between class embeddings by which rivals are drawn."""
+    clutter: float = 0.2
     """Share of pictures that show something else beside."""
-    clutter_most: float = 0.45
+    clutter_most: float = 0.5
     """Largest weight of that something else."""
-
-
-def within_class_covariance(total: Tensor, weight: Tensor, scale: float = 1.0) -> Tensor:
-    """Solve `total = S + scale * S M S` for the covariance S inside a class.
-
-    Args:
-        total: Covariance of features over all pictures [D, D].
-        weight: Rows of the classifier [K, D].
-        scale: `a` squared.
-
-    Returns:
-        [D, D], symmetric, positive.
-    """
-    total, weight = total.double(), weight.double()
-    centred = weight - weight.mean(0)
-    spread = centred.T @ centred / len(weight)
-    spread += 1e-6 * spread.diagonal().mean() * torch.eye(len(spread), dtype=torch.float64)
-    values, vectors = torch.linalg.eigh(spread)
-    root = (vectors * values.clamp(min=1e-12).sqrt()) @ vectors.T
-    back = (vectors * values.clamp(min=1e-12).rsqrt()) @ vectors.T
-    # In the basis where M is the identity, S and S + a S S commute: one quadratic a direction.
-    level, basis = torch.linalg.eigh(root @ total @ root)
-    solved = (torch.sqrt(1 + 4 * scale * level.clamp(min=0)) - 1) / (2 * scale)
-    inside = back @ ((basis * solved) @ basis.T) @ back
-    return (inside + inside.T) / 2
 
 
 class EyeNoise:
@@ -83,31 +67,52 @@ class EyeNoise:
         factor: Tensor,
         config: NoiseConfig,
     ) -> None:
-        """`mean` [D] over all pictures; `factor` [D, R] with Sigma = factor factor^T."""
+        """`mean` [D] over real pictures; `factor` [D, R], their covariance = factor factor^T."""
         self.hub = hub
         self.weight = backbone.classifier.weight.detach()
         self.bias = backbone.classifier.bias.detach()
         self.mean, self.factor, self.config = mean.float(), factor.float(), config
-        centred = self.weight - self.weight.mean(0)
-        self.shift = centred @ self.factor @ self.factor.T
-        """Way of every class from the mean [K, D], before `signal`."""
+        self.rows = self.weight - self.weight.mean(0)
+        unit = F.normalize(hub.classes, dim=-1)
+        alike = (unit @ unit.T / config.likeness).fill_diagonal_(float("-inf"))
+        self.likeness = alike.softmax(-1)
+        """Chance that a class [K] is taken for another [K]."""
 
     def features(self, class_ids: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Penultimate features [B, D] of made-up photographs of classes [B]."""
         config, count = self.config, len(class_ids)
 
-        def uniform() -> Tensor:
-            return torch.rand(count, 1, generator=generator)
+        def normal(width: int) -> Tensor:
+            return torch.randn(count, width, generator=generator)
 
-        other = torch.randint(len(self.shift), (count,), generator=generator)
-        beside = (uniform() < config.clutter) * uniform() * config.clutter_most
-        signal = (1 - beside) * self.shift[class_ids] + beside * self.shift[other]
-        hard = config.noise * torch.exp(
-            config.hardness * torch.randn(count, 1, generator=generator)
+        def uniform(width: int) -> Tensor:
+            return torch.rand(count, width, generator=generator)
+
+        rivals = torch.multinomial(
+            self.likeness[class_ids], config.rivals, generator=generator
         )
-        spread = torch.randn(count, self.factor.shape[1], generator=generator) @ self.factor.T
+        # A few rivals share the doubt unevenly: the squares of normals are gamma(1/2) variates.
+        shares = normal(config.rivals).square()
+        doubt = self._doubt(uniform, *config.doubt)
+        parts = torch.cat([1 - doubt, doubt * shares / shares.sum(1, keepdim=True)], 1)
+        ids = torch.cat([class_ids[:, None], rivals], 1)
+        beside = (uniform(1) < config.clutter) * uniform(1) * config.clutter_most
+        parts = torch.cat([parts * (1 - beside), beside], 1)
+        other = torch.randint(len(self.rows), (count, 1), generator=generator)
+        ids = torch.cat([ids, other], 1)
+        # Doubt moves the evidence between classes; it does not take it away.
+        parts = F.normalize(parts, dim=-1)
+        signal = torch.bmm(parts[:, None, :], self.rows[ids])[:, 0]
+        length = config.signal * torch.exp(config.hardness * normal(1))
+        spread = normal(self.factor.shape[1]) @ self.factor.T
         # Pooled ReLU6 features are never negative.
-        return (self.mean + config.signal * signal + hard * spread).clamp(min=0.0)
+        return (self.mean + length * signal + config.noise * spread).clamp(min=0.0)
+
+    @staticmethod
+    def _doubt(uniform: Callable[[int], Tensor], a: float, b: float) -> Tensor:
+        """Weights [B, 1] in 0..1 by Kumaraswamy's distribution: like a beta, but its inverse is
+        closed, so it follows the generator."""
+        return (1 - (1 - uniform(1)).pow(1 / b)).pow(1 / a)
 
     def logits(self, class_ids: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Class logits [B, K] of made-up photographs."""
@@ -146,6 +151,7 @@ def load_noise(path: Path, backbone: EfficientNetLite, hub: ImageHub) -> EyeNois
     if data.get("format") != FORMAT:
         raise ModelError(f"{path.name} holds no eye statistics ({FORMAT}).")
     settings: dict[str, Any] = json.loads(data["config"])
+    settings["doubt"] = tuple(settings["doubt"])
     if tensors["mean"].shape[0] != backbone.config.head:
         raise ModelError(f"{path.name} was made for another backbone.")
     config = NoiseConfig(**settings)

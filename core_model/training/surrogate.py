@@ -18,6 +18,7 @@ from torch import Tensor
 
 from anybind.core_model.training.captions import hear, see
 from anybind.core_model.training.concepts import Concept
+from anybind.core_model.training.text_tasks import TextTask
 
 _TEXTS = ("{}", "a {}", "a photo of a {}", "a picture of a {}")
 
@@ -38,19 +39,23 @@ class Sample:
     feature: Tensor
     question: str
     answer: str
+    words: str = ""
+    """What the embedding is of, in words; empty for unrelated ones."""
+    history: tuple[tuple[str, str], ...] = ()
+    """Earlier (role, text) messages."""
 
 
 @dataclass(frozen=True)
 class Mixture:
     """Shares of the kinds of samples."""
 
-    eye: float = 0.5
+    eye: float = 0.45
     """Simulated (or real) image features of ImageNet classes."""
-    word: float = 0.3
+    word: float = 0.16
     """Noisy text embeddings of common words."""
-    sound: float = 0.08
-    text: float = 0.12
-    """Plain text tasks under an unrelated embedding."""
+    sound: float = 0.09
+    text: float = 0.3
+    """Text tasks under the embedding of a picture that comes with them."""
 
 
 def jitter(feature: Tensor, rng: torch.Generator, most: float) -> Tensor:
@@ -70,7 +75,7 @@ class Surrogate:
         sounds: Sequence[str],
         embed: Callable[[list[str]], Tensor],
         simulate: Callable[[Tensor, torch.Generator], Tensor],
-        text_tasks: Sequence[tuple[str, str]],
+        text_tasks: Sequence[TextTask],
         mixture: Mixture,
         seed: int = 0,
     ) -> None:
@@ -80,6 +85,9 @@ class Surrogate:
         self.sound_bank = torch.stack(
             [embed([t.format(s) for s in sounds]) for t in ("{}", "the sound of {}")]
         )
+        things = sorted({t.thing for t in text_tasks if t.thing})
+        banks = torch.stack([embed([t.format(w) for w in things]) for t in _TEXTS], 1)
+        self.things = dict(zip(things, banks, strict=True))
         # Common words come up more often; the tagged count of WordNet is a rough measure.
         self.word_weights = torch.tensor([1.0 + min(w.count, 30) for w in words])
 
@@ -95,25 +103,47 @@ class Surrogate:
 
         classes = torch.randint(len(self.eye), (n_eye,), generator=rng)
         for feature, c in zip(self.simulate(classes, rng), classes.tolist(), strict=True):
-            samples.append(Sample(feature, *_about(self.eye[c], py)))
+            samples.append(Sample(feature, *_about(self.eye[c], py), _words(self.eye[c])))
 
         picked = torch.multinomial(self.word_weights, n_word, replacement=True, generator=rng)
         forms = torch.randint(self.word_bank.shape[0], (n_word,), generator=rng)
         features = jitter(self.word_bank[forms, picked], rng, 0.8)
         for feature, w in zip(features, picked.tolist(), strict=True):
-            samples.append(Sample(feature, *_about(self.words[w], py)))
+            samples.append(Sample(feature, *_about(self.words[w], py), _words(self.words[w])))
 
         picked = torch.randint(len(self.sounds), (n_sound,), generator=rng)
         forms = torch.randint(self.sound_bank.shape[0], (n_sound,), generator=rng)
         features = jitter(self.sound_bank[forms, picked], rng, 0.8)
         for feature, s in zip(features, picked.tolist(), strict=True):
-            samples.append(Sample(feature, *hear(self.sounds[s], py)))
+            samples.append(Sample(feature, *hear(self.sounds[s], py), self.sounds[s]))
 
-        others = torch.randint(len(self.words), (n_text,), generator=rng)
-        for feature in jitter(self.word_bank[0, others], rng, 0.8):
-            samples.append(Sample(feature, *py.choice(self.text_tasks)))
+        samples += [self._text_sample(rng, py) for _ in range(n_text)]
         return samples
+
+    def _text_sample(self, rng: torch.Generator, py: random.Random) -> Sample:
+        """A text task under a picture of its thing or of anything, sometimes as a second turn."""
+        task = py.choice(self.text_tasks)
+        if task.thing and py.random() < 0.5:
+            form = py.randrange(len(_TEXTS))
+            feature = jitter(self.things[task.thing][form : form + 1], rng, 0.8)[0]
+            seen = (task.thing, task.thing)
+        else:
+            classes = torch.randint(len(self.eye), (1,), generator=rng)
+            feature = self.simulate(classes, rng)[0]
+            concept = self.eye[int(classes)]
+            seen = (concept.name, concept.basic)
+        history: tuple[tuple[str, str], ...] = ()
+        if py.random() < 0.35:
+            question, answer = see(*seen, py, animal=False)
+            history = (("user", question), ("assistant", answer))
+        return Sample(feature, task.question, task.answer, "", history)
 
 
 def _about(concept: Concept, rng: random.Random) -> tuple[str, str]:
     return see(concept.name, concept.basic, rng, animal=concept.basic in ANIMALS)
+
+
+def _words(concept: Concept) -> str:
+    if concept.basic and concept.basic not in concept.name:
+        return f"{concept.basic} {concept.name}"
+    return concept.name

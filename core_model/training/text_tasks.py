@@ -7,6 +7,7 @@ from the template, and general requests answered by the frozen decoder itself.
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
 _NAMES = "Misty Rex Luna Oscar Bella Max Ruby Toby Coco Milo Nina Tiger Daisy Felix Molly Sam".split()
 _PEOPLE = "Anna Peter Maria John Lucy Tom Sarah David Emma Paul Julia Mark Helen George".split()
@@ -21,8 +22,17 @@ _FOODS = "warm milk|fresh fish|apples|bread|carrots|soup|cheese|rice|berries".sp
 _NUMBERS = "two three four five six seven eight nine ten twelve twenty".split()
 
 
-def context_task(rng: random.Random) -> tuple[str, str, str]:
-    """(question, context, answer): a spoken sentence and a question about it."""
+@dataclass(frozen=True)
+class TextTask:
+    """A request, its answer, and what a picture that comes with it may show ("" for anything)."""
+
+    question: str
+    answer: str
+    thing: str = ""
+
+
+def context_task(rng: random.Random) -> TextTask:
+    """A spoken sentence and a question about it."""
     name, other, kin = rng.choice(_NAMES), rng.choice(_PEOPLE), rng.choice(_KIN)
     thing, day, place = rng.choice(_THINGS), rng.choice(_DAYS), rng.choice(_PLACES)
     colour, food, number = rng.choice(_COLOURS), rng.choice(_FOODS), rng.choice(_NUMBERS)
@@ -56,7 +66,7 @@ def context_task(rng: random.Random) -> tuple[str, str, str]:
     )  # fmt: skip
     if rng.random() < 0.4:
         said = said.lower().rstrip(".")
-    return question, f"recognized text: {said}", answer
+    return TextTask(f"recognized text: {said}\n\n{question}", answer, thing)
 
 
 GENERAL = (

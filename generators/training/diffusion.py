@@ -132,7 +132,8 @@ def prepare(args: argparse.Namespace) -> dict[str, Any]:
             "vae": vae.state_dict(),
             "latents": latents,
             "mean": labels.mean(0, keepdim=True),
-            "std": labels.std(0, keepdim=True),
+            # Three of MiniLM's dimensions never vary; a zero here would divide by zero.
+            "std": labels.std(0, keepdim=True).clamp(min=0.02),
         }
         torch.save(kept, prepared)
     weights = torch.tensor([e.weight for e in emojis])
@@ -229,7 +230,7 @@ def train(args: argparse.Namespace) -> None:
     limit = args.minutes * 60
     while (elapsed := spent + time.time() - begun) < limit and time.time() < args.deadline:
         ends = min(limit, spent + args.deadline - begun)
-        lr = args.lr * min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * elapsed / ends))
+        lr = args.lr * min(1.0, (step + 1) / 60) * 0.5 * (1 + math.cos(math.pi * elapsed / ends))
         for group in optimizer.param_groups:
             group["lr"] = lr + 1e-5
         index = torch.multinomial(prepared["weights"], args.batch, replacement=True)
@@ -249,12 +250,14 @@ def train(args: argparse.Namespace) -> None:
         weight = weight + 0.1  # keeps the pure-noise end, where silhouettes are decided
         each = (found.float() - target).square().mean((1, 2, 3))
         loss = (each * weight).sum() / weight.sum()
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(f"loss {loss.item()} at step {step}")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         step += 1
-        decay = min(0.999, (1 + step) / (10 + step))
+        decay = min(0.997, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
         total += loss.item()

@@ -86,9 +86,7 @@ def load(root: Path, seed: int = 7) -> list[Emoji]:
         held_out = None
         if len(tags) >= 3:
             held_out = tags.pop(rng.randrange(len(tags)))
-        found.append(
-            Emoji(code, label, int(record.get("group", -1)), tuple(tags), held_out, file)
-        )
+        found.append(Emoji(code, label, int(record.get("group", -1)), tuple(tags), held_out, file))
     return found
 
 

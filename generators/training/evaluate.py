@@ -36,13 +36,19 @@ SHEET = (
 class Runner:
     """Draws batches with an exported folder, with or without starts."""
 
-    def __init__(self, folder: Path, guidance: float, steps: int, strength: float) -> None:
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        """Take the options in the folder's ``generator.json``, but for ``changes`` not None."""
         from anybind.generators.starts import LateDDIM, Starts
-        from anybind.generators.unclip import load_pipeline
+        from anybind.generators.unclip import load_pipeline, saved_options
+
+        options = saved_options(folder) | {k: v for k, v in changes.items() if v is not None}
+        self.options = {k: v for k, v in options.items() if k not in ("space", "size")}
 
         self.pipeline = load_pipeline(folder, "cpu")
         self.pipeline.set_progress_bar_config(disable=True)
-        self.guidance, self.steps, self.strength = guidance, steps, strength
+        self.guidance, self.steps = float(options["guidance"]), int(options["steps"])
+        strength = float(options["strength"])
+        self.mix = (int(options["top_k"]), float(options["temperature"]))
         late = LateDDIM.from_config(self.pipeline.scheduler.config)
         late.strength = strength
         self.pipeline.scheduler = late
@@ -65,7 +71,9 @@ class Runner:
             latents = None
             if self.starts is not None:
                 side = SIZE // 8
-                near = torch.cat([self.starts.near(row[None], (side, side), 3, 30.0) for row in e])
+                near = torch.cat(
+                    [self.starts.near(row[None], (side, side), *self.mix) for row in e]
+                )
                 self.pipeline.scheduler.set_timesteps(self.steps)
                 first = self.pipeline.scheduler.timesteps[:1]
                 noise = torch.randn(near.shape, generator=generator)
@@ -104,9 +112,7 @@ def condition_sets(
     own: list[set[int]] = [{i} for i in chosen]
     noise = torch.randn(labels.shape, generator=torch.Generator().manual_seed(seed)) / 384**0.5
     unsure = F.normalize(labels + 0.9 * noise, dim=1)
-    texts = [
-        emoji.HELD_OUT_TEMPLATES[n % 2].format(emojis[i].label) for n, i in enumerate(chosen)
-    ]
+    texts = [emoji.HELD_OUT_TEMPLATES[n % 2].format(emojis[i].label) for n, i in enumerate(chosen)]
     paraphrases = hub(texts)
     tagged = [i for i in usual if emojis[i].held_out_tag is not None]
     with_tag = rng.sample(tagged, count)
@@ -172,13 +178,35 @@ def curves(run: Path, file: Path) -> None:
     canvas.quantize(32).save(file, optimize=True)
 
 
+def write_card(card: Path, figures: dict[str, Any], setting: str) -> None:
+    """Put the figures between the two marks of a model card."""
+    rows = ["| condition | top-1 | top-10 | median rank | chance top-1 / top-10 |"]
+    rows += ["| --- | --- | --- | --- | --- |"]
+    for name, f in figures.items():
+        chance = f"{f['chance_top1']} / {f['chance_top10']}" if "chance_top1" in f else ""
+        rank = f.get("median_rank", f"PSNR {f.get('psnr')} dB")
+        rows.append(f"| {name} | {f['top1']} | {f['top10']} | {rank} | {chance} |")
+    text = card.read_text("utf-8")
+    before, _, rest = text.partition("<!-- figures -->")
+    _, _, after = rest.partition("<!-- end of figures -->")
+    middle = "\n".join(["", setting, "", *rows, ""])
+    card.write_text(before + "<!-- figures -->" + middle + "<!-- end of figures -->" + after)
+
+
 @torch.inference_mode()
 def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     """Run all sets; returns and prints the figures."""
     torch.set_num_threads(1)
     emojis = emoji.load(Path(args.data))
     hub, eye = Hub(Path(args.hub)), Eye(Path(args.eye))
-    runner = Runner(Path(args.folder), args.guidance, args.steps, args.strength)
+    runner = Runner(
+        Path(args.folder),
+        guidance=args.guidance,
+        steps=args.steps,
+        strength=args.strength,
+        top_k=args.top_k,
+        temperature=args.temperature,
+    )
     run = Path(args.run)
     if args.pictures:
         out = Path(args.pictures)
@@ -224,6 +252,12 @@ def evaluate(args: argparse.Namespace) -> dict[str, Any]:
     print(json.dumps(figures["ceiling: real pictures through the autoencoder"]))
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=1))
+    if args.card:
+        setting = (
+            f"{args.count} conditions a row; {len(emojis)} pictures to choose from; "
+            f"{', '.join(f'{k} {v}' for k, v in runner.options.items())}."
+        )
+        write_card(Path(args.card), figures, setting)
     return figures
 
 
@@ -236,10 +270,12 @@ def main() -> None:
     parser.add_argument("--folder", required=True, help="exported pipeline folder")
     parser.add_argument("--pictures", default="", help="folder for the sheet and the curves")
     parser.add_argument("--json", default="", help="file for the figures")
+    parser.add_argument("--card", default="", help="model card to put the figures into")
     parser.add_argument("--count", type=int, default=96, help="conditions a set; 0 for none")
-    parser.add_argument("--guidance", type=float, default=3.0)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--strength", type=float, default=1.0)
+    for name, kind in (("guidance", float), ("steps", int), ("strength", float)):
+        parser.add_argument(f"--{name}", type=kind, help="instead of the folder's own")
+    parser.add_argument("--top-k", type=int, help="instead of the folder's own")
+    parser.add_argument("--temperature", type=float, help="instead of the folder's own")
     evaluate(parser.parse_args())
 
 

@@ -7,16 +7,28 @@ swaps, so that nobody reads half an export.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from . import emoji
 from .autoencoder import CONFIG as AUTOENCODER_CONFIG
 from .diffusion import CONFIG, HUB, NOISING, SCHEDULE, prepare
+
+#: How nano draws with these weights (read by `anybind.generators.unclip`); chosen on sheets.
+OPTIONS: dict[str, Any] = {
+    "space": "minilm-l6-v2",
+    "steps": 20,
+    "guidance": 3.0,
+    "noise_level": 100,
+    "strength": 0.6,
+    "top_k": 1,
+    "temperature": 30.0,
+    "size": 288,
+}
 
 
 def build_pipeline(run: Path, prepared: dict[str, Any], state: str = "diffusion.pt") -> Any:
@@ -55,13 +67,23 @@ def build_pipeline(run: Path, prepared: dict[str, Any], state: str = "diffusion.
 
 
 def build_starts(prepared: dict[str, Any], emojis: list[emoji.Emoji]) -> Any:
-    """The memory of starts: label embedding and coarse latent of every picture but the flags."""
+    """The memory of starts: label embedding and latent of every picture that is worth the room.
+
+    Left out are flags, and people shown as a man or a woman where there is a neutral picture.
+    """
     from anybind.generators.starts import Starts
 
-    keep = [i for i, e in enumerate(emojis) if e.group != emoji.FLAG_GROUP]
+    known = {e.label for e in emojis}
+
+    def worth(e: emoji.Emoji) -> bool:
+        _, _, rest = e.label.partition(" ")
+        gendered = e.label.startswith(("man ", "woman "))
+        neutral = gendered and (rest in known or f"person {rest}" in known)
+        return e.group != emoji.FLAG_GROUP and not neutral
+
+    keep = [i for i, e in enumerate(emojis) if worth(e)]
     labels = prepared["embeddings"][prepared["starts"][:-1]]
-    coarse = F.avg_pool2d(prepared["latents"][:, 0], 2)
-    return Starts(labels[keep], coarse[keep])
+    return Starts(labels[keep], prepared["latents"][keep, 0])
 
 
 def export(args: argparse.Namespace) -> None:
@@ -73,6 +95,9 @@ def export(args: argparse.Namespace) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     pipeline.to(torch.float16).save_pretrained(str(fresh), safe_serialization=True)
     build_starts(prepared, emoji.load(Path(args.data))).save(fresh / "starts.safetensors")
+    for file in fresh.rglob("*.safetensors"):
+        file.chmod(0o644)
+    (fresh / "generator.json").write_text(json.dumps(OPTIONS, indent=2) + "\n")
     card = out / "MODEL_CARD.md"
     if card.exists():
         shutil.copy(card, fresh / card.name)

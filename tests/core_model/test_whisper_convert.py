@@ -137,7 +137,7 @@ def test_converted_model_computes_what_the_original_does(
 
 def test_every_cut_of_the_file_is_refused(variables: dict[str, np.ndarray[Any, Any]]) -> None:
     data = to_bytes(variables)
-    cuts = {*range(0, 200), *range(len(data) - 80, len(data)), *range(0, len(data), 997)}
+    cuts = {*range(200), *range(len(data) - 80, len(data)), *range(0, len(data), 997)}
     for cut in sorted(cuts):
         with pytest.raises(ModelError):
             parse(data[:cut])

@@ -16,6 +16,9 @@ from anybind.contracts import Encoding
 
 WIDTH = 16
 
+# Threads that wait for each other cost far more than they bring at this size.
+torch.set_num_threads(1)
+
 
 def _common(width: int, text_width: int) -> dict[str, Any]:
     """The parts that both kinds of pipeline have."""

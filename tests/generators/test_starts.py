@@ -21,14 +21,15 @@ def _starts() -> Starts:
     return Starts(keys, torch.randn(6, 4, 4, 4, generator=generator))
 
 
-def test_the_memory_survives_eight_bits(tmp_path: Path) -> None:
+def test_the_memory_survives_four_bits(tmp_path: Path) -> None:
     known = _starts()
     known.save(tmp_path / "starts.safetensors")
     read = Starts.load(tmp_path / "starts.safetensors")
-    assert (read.keys * known.keys).sum(1).min() > 0.999
-    assert (read.latents - known.latents).abs().max() < known.latents.abs().max() / 127
+    assert (read.keys * known.keys).sum(1).min() > 0.99
+    step = 4 / 7 * known.latents.std((0, 2, 3)).max()
+    assert (read.latents - known.latents).abs().max() < step / 2 + 1e-4
     size = (tmp_path / "starts.safetensors").stat().st_size
-    assert size < 6 * (16 + 64) + 600
+    assert size < 6 * (16 + 64) / 2 + 600
 
 
 def test_the_nearest_key_wins_when_the_mix_is_sharp() -> None:
@@ -61,9 +62,7 @@ def test_a_start_shows_in_the_picture_less_the_more_is_denoised(
     condition = Embedding(lazy=Embedding.of(vector).lazy, space="letters")
 
     def draw(level: float, strength: float) -> np.ndarray:
-        Starts(torch.eye(16)[:1], torch.full((1, 4, 4, 4), level)).save(
-            folder / "starts.safetensors"
-        )
+        Starts(torch.eye(16)[:1], level * _starts().latents[:1]).save(folder / "starts.safetensors")
         options = {"space": "letters", "steps": 10, "strength": strength, "guidance": 1.0}
         made = UnclipGenerator.from_build(Build({"pipeline": folder}, options))
         return np.asarray(made.generate(condition, None).data, np.float32)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from anybind.content import Embedding
+from anybind.content import Embedding, Text
 from anybind.contracts import Build, Encoder, Generator
 from anybind.errors import ModelError, UserError
 from anybind.generators.unclip import UnclipGenerator
@@ -27,7 +28,7 @@ def _embedding(seed: int, space: str = "letters", scale: float = 1.0) -> Embeddi
 
 def _build(folder: Path, encoder: Encoder | None = None, **options: Any) -> UnclipGenerator:
     options = {"space": "letters", "steps": 3, "guidance": 2.0} | options
-    parts = {} if encoder is None else {"text": encoder}
+    parts = {} if encoder is None else {"text_encoder": encoder}
     return UnclipGenerator.from_build(Build({"pipeline": folder}, options, parts=parts))
 
 
@@ -78,6 +79,10 @@ def test_noise_is_for_measured_conditions_only(hub_folder: Path, text_encoder: E
     calm = _build(hub_folder, text_encoder, noise_level=0)
     noisy = _build(hub_folder, text_encoder, noise_level=800)
     assert np.array_equal(_pixels(calm, None, "bell"), _pixels(noisy, None, "bell"))
+    # The loop hands the text's own embedding over as the condition: not measured either.
+    unit = text_encoder.encode([Text.of("bell")]).unit[0]
+    same = dataclasses.replace(Embedding.of(unit), space="letters")
+    assert np.array_equal(_pixels(calm, same, "bell"), _pixels(noisy, same, "bell"))
     assert not np.array_equal(
         _pixels(calm, _embedding(1), None), _pixels(noisy, _embedding(1), None)
     )
@@ -95,9 +100,9 @@ def test_wrong_calls_are_plain_user_errors(hub_folder: Path, text_encoder: Encod
     made = _build(hub_folder)
     with pytest.raises(UserError, match="'letters', not 'imagebind'"):
         made.generate(_embedding(0, "imagebind"), None)
-    with pytest.raises(UserError, match="text or an attachment"):
+    with pytest.raises(UserError, match="Give an attachment"):
         made.generate(None, "  ")
-    with pytest.raises(UserError, match="no text encoder"):
+    with pytest.raises(UserError, match="text encoder for 'letters'"):
         made.generate(None, "bell")
     with pytest.raises(UserError, match="16 numbers, not 3"):
         made.generate(
@@ -113,3 +118,20 @@ def test_a_folder_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
     with pytest.raises(ModelError, match="FluxPipeline"):
         _build(tmp_path)
+
+
+def test_the_folder_says_how_to_draw_and_the_bundle_may_differ(
+    hub_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pipeline"
+    shutil.copytree(hub_folder, folder)
+    saved = {"space": "letters", "steps": 2, "guidance": 1.0, "size": 32}
+    (folder / "generator.json").write_text(json.dumps(saved))
+    made = UnclipGenerator.from_build(Build({"pipeline": folder}))
+    assert made.space == "letters"
+    assert made.generate(_embedding(0), None).data.size == (32, 32)
+    other = UnclipGenerator.from_build(Build({"pipeline": folder}, {"size": 0}))
+    assert other.generate(_embedding(0), None).data.size == (16, 16)
+    (folder / "generator.json").write_text("{")
+    with pytest.raises(ModelError, match=r"generator\.json"):
+        UnclipGenerator.from_build(Build({"pipeline": folder}))
