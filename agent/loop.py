@@ -33,7 +33,7 @@ from anybind.agent.limits import Limits, Meter
 from anybind.agent.reply import Artifact, NoteText, NounFound, Reply, ToolCall
 from anybind.agent.runtime import Runtime
 from anybind.agent.store import Turn
-from anybind.content import AnyPart, Boxes, Box, Embedding, Image, Text
+from anybind.content import AnyPart, Box, Boxes, Embedding, Image, Text
 from anybind.contracts import Delta, Finish, Message, Note, Sampling, Tool
 from anybind.errors import AnybindError, ControlFlow, ToolError, UserError
 
@@ -72,6 +72,8 @@ class TurnState:
     mixed: list[tuple[AnyPart, float]] = field(default_factory=list[tuple[AnyPart, float]])
     calls: list[ToolCall] = field(default_factory=list[ToolCall])
     produced: list[str] = field(default_factory=list[str])
+    drawn: list[str] = field(default_factory=list[str])
+    """Names among `produced` that were made from words alone."""
     questions: list[str] = field(default_factory=list[str])
     """Pieces of the request that no tool took."""
     answer: str = ""
@@ -296,7 +298,7 @@ def _write_call(
     slots = candidates(
         tool, piece, state.request.text, state.artifacts, runtime.nouns,
         attached=[p.name for p in state.attached] or [n for n, _ in _last_condition(state)],
-        produced=state.produced,
+        produced=state.produced, drawn=state.drawn,
     )  # fmt: skip
     prompt = language.render(
         [Message("user", protocol.prompt(offered, _past(state), state.request.text))],
@@ -341,6 +343,8 @@ def _run(
             names.append(state.artifacts.add(made).name)
         state.produced += [n for n in names if not n.startswith("boxes/")]
         pictures = [n for n in names if not n.startswith("boxes/")]
+        if all(p.kind == "text" for p in tool.parameters):
+            state.drawn += pictures
         saved = f"Result saved as {pictures[0]}" if pictures else ""
         text = "; ".join(filter(None, [result.observation, saved])) or "Done"
         ok = True

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from PIL.Image import Image as PILImage
+    from PIL.Image import Image as PILImage  # noqa: F401 (named in the base class of `Image`)
 
 T = TypeVar("T")
 _UNSET: Any = object()

@@ -28,6 +28,7 @@ SHORT_SIDES = (256, 416)
 _MOST_OBLONG = 1.8
 _CELL = 32
 _FLOOR = 1e-6
+_LOUDEST = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,9 @@ class Evidence:
     """How much nearer the picture's embedding is to the phrase than to other words: standard
     deviations above their mean [P]."""
     heat: Tensor
-    """Share of each cell's class probability that bears the phrase [P, h, w], not a logarithm."""
+    """Where it is [P, h, w], 0 or more: the share of the cell's class probability that bears the
+    phrase, times how loudly those classes speak there. Cells of background that only overhear
+    the thing beside them are as sure as its own, but less loud."""
 
 
 def scaled(picture: PILImage, short: int) -> PILImage:
@@ -110,8 +113,10 @@ def weigh(
     """
     bears = torch.sigmoid((likeness - firm) / soft)
     picture = bears @ seen.whole.softmax(-1)
-    heat = torch.einsum("pk,khw->phw", bears, seen.cells.softmax(0))
-    flat = heat.flatten(1)
+    cells = seen.cells.flatten(1)
+    flat = bears @ cells.softmax(0)
+    loud = cells.exp().clamp(max=_LOUDEST)
+    heat = flat * (bears @ loud).log1p()
     best = flat.topk(max(1, flat.shape[1] // 16), dim=1).values.mean(1)
     feeling = F.normalize(hub(seen.whole), dim=-1)
     near, others = phrases @ feeling, words @ feeling
@@ -120,5 +125,5 @@ def weigh(
         place=best.clamp(min=_FLOOR).log(),
         chance=bears.mean(1).clamp(min=_FLOOR).log(),
         contrast=(near - others.mean()) / others.std().clamp(min=1e-3),
-        heat=heat,
+        heat=heat.view(-1, *seen.cells.shape[1:]),
     )

@@ -31,8 +31,13 @@ THRESHOLD = 0.5
 """Support below this means: the phrase is not in the picture."""
 
 FIRM, SOFT = 0.8, 0.05
-_OFFSET = 0.0
-_PICTURE, _PLACE, _CONTRAST = 0.5, 0.5, 0.5
+# Offset, and the weights of the picture's share, of the best place's share (log odds above chance)
+# and of the contrast. Logistic regression, classes balanced, on 137 photographs with one phrase
+# that is in them and up to eight that are not; phrases that some class bears as a name, and those
+# that none does.
+_NAMED = (-2.43, 0.303, 0.279, 0.511)
+_FELT = (-1.33, 0.360, 0.402, 0.313)
+_FULL = 0.97
 
 _DETERMINERS = frozenset(
     "a an the this that these those some any my your his her its our their one two three four "
@@ -101,7 +106,8 @@ class DenseGrounding:
             firm=FIRM,
             soft=SOFT,
         )
-        scores = support(evidence)
+        named = torch.stack([likeness.max() for _, likeness in known]) >= _KNOWN
+        scores = support(evidence, named)
         found: list[Box] = []
         for phrase, score, heat in zip(phrases, scores.tolist(), evidence.heat, strict=True):
             for xyxy, share in regions(heat.numpy(), picture.size):
@@ -125,14 +131,23 @@ class DenseGrounding:
         self._known.clear()
 
 
-def support(evidence: Evidence) -> Tensor:
-    """Scores [P] in 0..1 of the evidence."""
-    return torch.sigmoid(
-        _OFFSET
-        + _PICTURE * (evidence.picture - evidence.chance)
-        + _PLACE * (evidence.place - evidence.chance)
-        + _CONTRAST * evidence.contrast
+def support(evidence: Evidence, named: Tensor) -> Tensor:
+    """Scores [P] in 0..1 of the evidence; `named` [P] tells which phrases are names of classes."""
+    chance = _log_odds(evidence.chance)
+    facts = (
+        torch.ones_like(chance),
+        _log_odds(evidence.picture) - chance,
+        _log_odds(evidence.place) - chance,
+        evidence.contrast,
     )
+    weights = torch.where(named[:, None], torch.tensor(_NAMED), torch.tensor(_FELT))
+    return torch.sigmoid((torch.stack(facts, dim=1) * weights).sum(1))
+
+
+def _log_odds(log_share: Tensor) -> Tensor:
+    """Log odds of logarithms of shares; label smoothing keeps any share from nearing one, so
+    what little is missing says nothing."""
+    return log_share - torch.log1p(-log_share.exp().clamp(max=_FULL))
 
 
 Region = tuple[tuple[float, float, float, float], float]

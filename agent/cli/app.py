@@ -194,7 +194,23 @@ def main() -> None:
         raise SystemExit(130) from None
 
 
-def _add_plugin_commands(target: Any) -> None:
+def _add_plugin_commands(target: typer.Typer) -> None:
+    """Take over the commands of every plugin, each tried on an application of its own first, so
+    that one plugin's broken command costs nobody else's.
+    """
     from anybind.plugins import registry
 
-    registry().manager.hook.register_commands(app=target)
+    manager = registry().manager
+    for name, plugin in manager.list_name_plugin():
+        register = getattr(plugin, "register_commands", None)
+        if register is None:
+            continue
+        scratch = typer.Typer()
+        try:
+            register(app=scratch)
+            typer.main.get_command(scratch)
+        except Exception as error:  # a stranger's code
+            typer.echo(f"The commands of the plugin {name!r} are broken: {error}", err=True)
+            continue
+        target.registered_commands.extend(scratch.registered_commands)
+        target.registered_groups.extend(scratch.registered_groups)

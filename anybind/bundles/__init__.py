@@ -58,11 +58,17 @@ class Bundle(BaseModel):
     persona: str = ""
     """System text of plain answers."""
     _base: Path = PrivateAttr(default=FOLDER)
+    _reference: str = PrivateAttr(default="")
 
     @property
     def base(self) -> Path:
         """The folder that `file:` references start from."""
         return self._base
+
+    @property
+    def reference(self) -> str:
+        """What `load` needs to find this bundle again: its name, or the path of its file."""
+        return self._reference or self.name
 
 
 def names() -> list[str]:
@@ -77,7 +83,8 @@ def load(bundle: str | Path) -> Bundle:
         UserError: there is no such bundle, or its file is wrong; says where.
     """
     path = Path(bundle)
-    if str(bundle) in names():
+    shipped = str(bundle) in names()
+    if shipped:
         path = FOLDER / str(bundle)
     if path.is_dir():
         path = path / "bundle.json"
@@ -87,9 +94,11 @@ def load(bundle: str | Path) -> Bundle:
         )
     try:
         found = Bundle.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, OSError) as error:
         raise UserError(f"The bundle {path} can't be read: {error}") from error
-    found._base = path.resolve().parent
+    found._base = path.resolve().parent  # pyright: ignore[reportPrivateUsage]
+    reference = str(bundle) if shipped else str(path.resolve())
+    found._reference = reference  # pyright: ignore[reportPrivateUsage]
     _check(found)
     return found
 
@@ -104,3 +113,14 @@ def _check(bundle: Bundle) -> None:
                     f"Bundle {bundle.name!r}: {component.use}.{role} names the weights {key!r}, "
                     f"which the bundle does not list."
                 )
+    for role, key in bundle.tool_weights.items():
+        if key not in bundle.weights:
+            raise UserError(
+                f"Bundle {bundle.name!r}: tool_weights.{role} names the weights {key!r}, "
+                f"which the bundle does not list."
+            )
+    if bundle.cache is not None and bundle.cache.get("file") not in bundle.weights:
+        raise UserError(
+            f"Bundle {bundle.name!r}: cache.file must name one of its weights, "
+            f"not {bundle.cache.get('file')!r}."
+        )

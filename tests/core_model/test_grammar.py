@@ -84,7 +84,7 @@ def test_substring_words_are_runs_of_whole_words(
     grammar = f'start: ">" RUN "<"\nRUN: %regex {json.dumps({"substring_words": text})}'
     reply = tokenizer.decode(walk(engine.hold(grammar), np.random.default_rng(seed)))
     words = reply.removeprefix(">").removesuffix("<").split()
-    assert f" {' '.join(words)} " in f" {text} "
+    assert not words or f" {' '.join(words)} " in f" {text} "
 
 
 @pytest.mark.parametrize(
