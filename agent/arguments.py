@@ -68,7 +68,9 @@ def candidates(
     out: list[list[str] | str] = []
     for parameter in tool.parameters:
         if parameter.kind != "text":
-            out.append(_artifacts(parameter.kind, piece, request, artifacts, attached, produced, drawn))
+            out.append(
+                _artifacts(parameter.kind, piece, request, artifacts, attached, produced, drawn)
+            )
         elif len(texts) > 1:
             out.append(_one_of_two(texts.index(parameter), piece, things))
         else:

@@ -23,7 +23,9 @@ _ACTION = re.compile(r"Action:[ \t]*([^\n]*)\n[ \t]*Action Input:[ \t]*([^\n]*)"
 _ANSWER = re.compile(r"(?:^|\n)[ \t]*AI:[ \t]*")
 
 # Quotes around words; an apostrophe inside one is none.
-_QUOTES = re.compile(r"""(?<!\w)["'`\u201c\u201d\u2018\u2019]+|["'`\u201c\u201d\u2018\u2019]+(?!\w)""")
+_QUOTES = re.compile(
+    r"""(?<!\w)["'`\u201c\u201d\u2018\u2019]+|["'`\u201c\u201d\u2018\u2019]+(?!\w)"""
+)
 
 _PREFIX = (
     "GPT4Tools helps with pictures and text. It sees files by their names only and must use a tool "
@@ -63,7 +65,9 @@ def upload_line(name: str, description: str) -> str:
     )
 
 
-def prompt(tools: Sequence[Tool], history: Sequence[str], request: str, scratchpad: str = "") -> str:
+def prompt(
+    tools: Sequence[Tool], history: Sequence[str], request: str, scratchpad: str = ""
+) -> str:
     """The whole prompt; `scratchpad` holds the trace of this turn so far."""
     listed = "\n".join(f"> {t.name}: {t.description}" for t in tools)
     names = ", ".join(t.name for t in tools)
@@ -135,16 +139,20 @@ def call_grammar(tool: Tool, arguments: Sequence[Sequence[str] | str]) -> str:
         given = [choices] if isinstance(choices, str) else choices
         clean = [c for c in (_writable(c, i == last) for c in given) if c]
         if not clean:
-            raise ToolError(f"{tool.name}: nothing in the request can be its {tool.parameters[i].name}.")
+            raise ToolError(
+                f"{tool.name}: nothing in the request can be its {tool.parameters[i].name}."
+            )
         if isinstance(choices, str):
             # The run of words may be empty by itself; an argument may not.
             lines.append(f"ARG{i}: RUN{i} & /.*[^ ].*/")
-            lines.append(f"RUN{i}: %regex {json.dumps({'substring_words': _QUOTES.sub('', clean[0])})}")
+            lines.append(
+                f"RUN{i}: %regex {json.dumps({'substring_words': _QUOTES.sub('', clean[0])})}"
+            )
         else:
             lines.append(f"ARG{i}: " + " | ".join(map(_quoted, dict.fromkeys(clean))))
         slots.append(f"ARG{i}")
     head = _quoted(f"{USE}Yes\nAction: {tool.name}\nAction Input: ")
-    body = f' {_quoted(", ")} '.join(slots)
+    body = f" {_quoted(', ')} ".join(slots)
     return f"start: {head} {body} {_quoted(chr(10))}\n" + "\n".join(lines)
 
 
@@ -161,7 +169,7 @@ def choice_grammar(tools: Sequence[Tool]) -> str:
     """The grammar of a step that may be any of these tools or an answer, arguments left free."""
     calls = [
         f"{_quoted(f'Yes{chr(10)}Action: {t.name}{chr(10)}Action Input: ')} "
-        + f' {_quoted(", ")} '.join(["WORDS"] * (len(t.parameters) - 1) + ["LINE"])
+        + f" {_quoted(', ')} ".join(["WORDS"] * (len(t.parameters) - 1) + ["LINE"])
         for t in tools
     ]
     options = " | ".join(f"({c} {_quoted(chr(10))})" for c in calls)

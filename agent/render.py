@@ -45,7 +45,9 @@ class Renderer:
                 source = f" (from {', '.join(event.sources)})" if event.sources else ""
                 self._line(f"  + {event.name} by {event.made_by}{source}", "dim")
             case NoteTaken():
-                self._line(f"  note of {event.expert} ({event.confidence:.2f}): {event.text}", "yellow")
+                self._line(
+                    f"  note of {event.expert} ({event.confidence:.2f}): {event.text}", "yellow"
+                )
             case Conditioned():
                 shares = ", ".join(
                     f"{k} {w:g}" for k, w in zip(event.kinds, event.weights, strict=True)

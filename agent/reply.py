@@ -81,7 +81,9 @@ class Reply:
                 {"text": n.text, "span": list(n.span), "score": n.score, "supported": n.supported}
                 for n in self.nouns
             ],
-            "boxes": [{"label": b.label, "xyxy": list(b.xyxy), "score": b.score} for b in self.boxes],
+            "boxes": [
+                {"label": b.label, "xyxy": list(b.xyxy), "score": b.score} for b in self.boxes
+            ],
             "artifacts": [
                 {"name": a.name, "kind": a.kind, "path": str(a.path), "from": a.made_by}
                 for a in self.artifacts
@@ -106,7 +108,8 @@ class Reply:
             ),
             boxes=tuple(Box(b["label"], tuple(b["xyxy"]), b["score"]) for b in data["boxes"]),
             artifacts=tuple(
-                Artifact(a["name"], a["kind"], Path(a["path"]), a["from"]) for a in data["artifacts"]
+                Artifact(a["name"], a["kind"], Path(a["path"]), a["from"])
+                for a in data["artifacts"]
             ),
             tool_calls=tuple(
                 ToolCall(c["tool"], tuple(c["args"]), c["observation"], c["ok"])

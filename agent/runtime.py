@@ -96,7 +96,9 @@ class Runtime:
             if isinstance(spec, GeneratorSpec) and spec.output == kind:
                 return self.assembly.build("generators", component, self._shared())
         made = sorted(self.generator_kinds()) or ["nothing"]
-        raise UserError(f"Bundle {self.bundle.name!r} can't make {kind}; it makes {', '.join(made)}.")
+        raise UserError(
+            f"Bundle {self.bundle.name!r} can't make {kind}; it makes {', '.join(made)}."
+        )
 
     def generator_kinds(self) -> set[str]:
         """What the bundle's generators make."""
@@ -115,7 +117,9 @@ class Runtime:
         out: list[tuple[Tool, str]] = []
         for name in names:
             if name not in registered:
-                raise UserError(f"Bundle {self.bundle.name!r} names the tool {name!r}; none is registered.")
+                raise UserError(
+                    f"Bundle {self.bundle.name!r} names the tool {name!r}; none is registered."
+                )
             tool = registered[name]
             reasons = (self._why_not(need) for need in tool.requires)
             out.append((tool, next((why for why in reasons if why), "")))

@@ -18,10 +18,12 @@ from typing import Any, Self, cast
 from anybind.agent.artifacts import ArtifactStore
 from anybind.agent.events import Event, TextDelta, TurnFailed, TurnFinished, TurnStarted
 from anybind.agent.limits import Limits
-from anybind.agent.loop import PlannedCall, Request, TurnState, plan, turn
+from anybind.agent.loop import turn
 from anybind.agent.reply import Reply
 from anybind.agent.runtime import Runtime
+from anybind.agent.state import Request, TurnState
 from anybind.agent.store import SessionStore, Turn
+from anybind.agent.tool_steps import PlannedCall, plan
 from anybind.content import AnyPart
 from anybind.contracts import Progress, Sampling
 from anybind.errors import LimitExceeded, UserError
@@ -282,7 +284,12 @@ def _request(
             if len(pair) != 2:
                 raise UserError("An attachment with a weight is a pair: (path, weight).")
             attachment, weight = pair
-            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight) or weight < 0:
+            if (
+                isinstance(weight, bool)
+                or not isinstance(weight, (int, float))
+                or not math.isfinite(weight)
+                or weight < 0
+            ):
                 raise UserError(f"A mixing weight is a number of 0 or more, not {weight!r}.")
         parts.append(from_value(attachment))
         weights.append(None if weight is None else float(weight))

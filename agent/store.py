@@ -104,7 +104,9 @@ class SessionStore:
         try:
             self._add(turn, events, artifacts)
         except sqlite3.IntegrityError as error:
-            raise UserError(f"Another process has gone on with {self.path}; resume it anew.") from error
+            raise UserError(
+                f"Another process has gone on with {self.path}; resume it anew."
+            ) from error
         except sqlite3.Error as error:
             raise UserError(f"{self.path} can't be written: {error}") from error
 
@@ -125,7 +127,13 @@ class SessionStore:
                 "INSERT OR IGNORE INTO artifacts (name, digest, made_by, sources, turn)"
                 " VALUES (?, ?, ?, ?, ?)",
                 [
-                    (a.name, a.digest, a.provenance.made_by, json.dumps(a.provenance.sources), turn.number)
+                    (
+                        a.name,
+                        a.digest,
+                        a.provenance.made_by,
+                        json.dumps(a.provenance.sources),
+                        turn.number,
+                    )
                     for a in artifacts
                 ],
             )
@@ -154,7 +162,9 @@ class SessionStore:
         rows: list[Any] = self._db.execute(
             "SELECT name, digest, made_by, sources FROM artifacts ORDER BY position"
         ).fetchall()
-        return [(name, digest, made_by, json.loads(sources)) for name, digest, made_by, sources in rows]
+        return [
+            (name, digest, made_by, json.loads(sources)) for name, digest, made_by, sources in rows
+        ]
 
     def close(self) -> None:
         """Close the file."""

@@ -129,5 +129,9 @@ class Assembly:
     def _check_libraries(spec: Spec) -> None:
         for module in spec.needs:
             if not has_library(module):
-                how = f'pip install "anybind[{spec.extra}]"' if spec.extra else f"pip install {module}"
+                how = (
+                    f'pip install "anybind[{spec.extra}]"'
+                    if spec.extra
+                    else f"pip install {module}"
+                )
                 raise MissingExtra(f"{spec.name} needs {module}. Install it with: {how}")

@@ -158,7 +158,9 @@ def registry() -> Registry:
     names = None if wanted is None else {n.strip() for n in wanted.split(",") if n.strip()}
     unique = {(e.name, e.value): e for e in entry_points(group=ENTRY_POINT_GROUP)}
     # Built-ins first, so that a stranger who takes a built-in's name is the one reported.
-    for entry in sorted(unique.values(), key=lambda e: (not e.value.startswith("anybind."), e.name)):
+    for entry in sorted(
+        unique.values(), key=lambda e: (not e.value.startswith("anybind."), e.name)
+    ):
         if names is not None and entry.name not in names:
             continue
         info = _info(entry)

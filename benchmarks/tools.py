@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from anybind.agent import Runtime, Session
-from anybind.agent.loop import PlannedCall
+from anybind.agent.tool_steps import PlannedCall
 from anybind.errors import ToolError
 
 HERE = Path(__file__).parent

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -39,7 +39,9 @@ def ask(
     bundle: Bundle = "nano",
     weight: Weights = None,
     output: Outputs = None,
-    no_ground: Annotated[bool, typer.Option(help="Do not look for the nouns in the picture.")] = False,
+    no_ground: Annotated[
+        bool, typer.Option(help="Do not look for the nouns in the picture.")
+    ] = False,
     no_tools: Annotated[bool, typer.Option(help="Do not let the model call tools.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     as_json: Json = False,

@@ -30,7 +30,9 @@ def chat(
 ) -> None:
     """Read lines until the end; every error is shown and the conversation goes on."""
     chosen = None if resume and bundle == "nano" else bundle
-    with Session(chosen, folder=folder, resume=resume, seed=seed, progress=FetchProgress()) as session:
+    with Session(
+        chosen, folder=folder, resume=resume, seed=seed, progress=FetchProgress()
+    ) as session:
         if not as_json:
             console.print(f"Session in {session.folder}. {_HELP}", style="dim")
         waiting: list[str] = list(files)
@@ -60,9 +62,7 @@ def _read(as_json: bool) -> str | None:
         return None
 
 
-def _turn(
-    session: Session, text: str, files: list[str], outputs: list[str], as_json: bool
-) -> None:
+def _turn(session: Session, text: str, files: list[str], outputs: list[str], as_json: bool) -> None:
     renderer = Renderer(console)
     for event in session.stream(text, *files, outputs=outputs):
         if as_json:

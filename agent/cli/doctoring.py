@@ -61,7 +61,9 @@ def _report(assembly: Assembly) -> dict[str, Any]:
         "weights": weights,
         "components": components,
         "unavailable_tools": unavailable,
-        "broken_plugins": [{"plugin": p.label, "error": p.error} for p in registry().plugins if p.error],
+        "broken_plugins": [
+            {"plugin": p.label, "error": p.error} for p in registry().plugins if p.error
+        ],
     }
 
 
@@ -79,7 +81,10 @@ def _print(report: dict[str, Any]) -> None:
     )
     print_table(
         ["weights", "from", "licence", "there"],
-        [(w["name"], w["ref"], w["licence"], "yes" if w["path"] else "no") for w in report["weights"]],
+        [
+            (w["name"], w["ref"], w["licence"], "yes" if w["path"] else "no")
+            for w in report["weights"]
+        ],
     )
     print_table(
         ["component", "room", "ready"],

@@ -38,5 +38,8 @@ def embed(things: list[str], bundle: str, out: Path | None, as_json: bool) -> No
     names = [t if len(t) <= 28 else "..." + t[-25:] for t in things]
     print_table(
         ["", *(str(i + 1) for i in range(len(names)))],
-        [[f"{i + 1} {n}", *(f"{v:.2f}" for v in row)] for i, (n, row) in enumerate(zip(names, similar, strict=True))],
+        [
+            [f"{i + 1} {n}", *(f"{v:.2f}" for v in row)]
+            for i, (n, row) in enumerate(zip(names, similar, strict=True))
+        ],
     )
