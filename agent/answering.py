@@ -116,9 +116,10 @@ def _wanted(runtime: Runtime, state: TurnState) -> str | None:
     Speech says it itself; a request without attachments says it unless it only points back
     ("draw it").
     """
-    heard = [n.text.partition(":")[2].strip() for n in state.notes if n.confidence >= CONFIDENT]
-    if heard and not state.mixed:
-        return " ".join(heard)
+    notes = [n for n in state.notes if n.confidence >= CONFIDENT]
+    told = {source for n in notes for source in n.sources}
+    if notes and all(part.name in told for part, _ in state.mixed):
+        return " ".join(n.text.partition(":")[2].strip() for n in notes)
     if state.attached:
         return None
     text = wish(state.request.text)

@@ -46,7 +46,7 @@ def main() -> int:
     try:
         with Session(runtime, folder=OUT / "session-1") as s:
             show(s, "1 a photograph", "What is in the picture?", "cat.png")
-            show(s, "2 speech and a photograph", "What is the name of the cat?", "speech_cat.wav", "cat.png")
+            show(s, "2 speech and a photograph", "What does the cat like?", "speech_cat.wav", "cat.png")
         with Session(runtime, folder=OUT / "session-2") as s:
             show(
                 s, "3 tools",

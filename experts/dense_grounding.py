@@ -107,9 +107,9 @@ class DenseGrounding:
             soft=SOFT,
         )
         named = torch.stack([likeness.max() for _, likeness in known]) >= _KNOWN
-        scores = support(evidence, named)
+        scores: list[float] = support(evidence, named).tolist()  # pyright: ignore
         found: list[Box] = []
-        for phrase, score, heat in zip(phrases, scores.tolist(), evidence.heat, strict=True):
+        for phrase, score, heat in zip(phrases, scores, evidence.heat, strict=True):
             for xyxy, share in regions(heat.numpy(), picture.size):
                 found.append(Box(phrase, xyxy, score * share))
         return found
@@ -166,7 +166,8 @@ def regions(heat: NDArray[np.float32], size: tuple[int, int]) -> list[Region]:
     scale = size[0] / fine.shape[1], size[1] / fine.shape[0]
     found: list[Region] = []
     for part in range(1, count):
-        share = float(fine[labels == part].max()) / max(top, 1e-12)
+        inside = np.asarray(labels == part)
+        share = float(np.max(fine, where=inside, initial=0.0)) / max(top, 1e-12)
         x, y, width, height = (int(v) for v in stats[part][:4])
         if share >= _ASIDE:
             box = (

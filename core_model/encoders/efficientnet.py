@@ -230,7 +230,7 @@ def load_efficientnet(path: Path) -> EfficientNetLite:
     try:
         with safe_open(path, framework="pt") as file:
             config = _config(file.metadata(), path.name)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path.name} can't be read as safetensors: {error}") from error
     with torch.device("meta"):

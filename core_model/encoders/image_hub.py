@@ -113,7 +113,7 @@ def load_image_hub(path: Path) -> ImageHub:
     try:
         with safe_open(path, framework="pt") as file:
             data = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path.name} can't be read as safetensors: {error}") from error
     if data.get("format") != FORMAT:
@@ -156,7 +156,8 @@ def view(picture: PILImage, kind: str, side: int, crop: float) -> PILImage:
     elif name == "whole":
         box = (0.0, 0.0, float(width), float(height))
     elif name == "padded":
-        square = pil.new("RGB", (max(picture.size),) * 2, _mean_colour(picture))
+        longest = max(picture.size)
+        square = pil.new("RGB", (longest, longest), _mean_colour(picture))
         square.paste(picture, ((square.width - width) // 2, (square.height - height) // 2))
         picture, box = square, (0.0, 0.0, float(square.width), float(square.height))
     else:

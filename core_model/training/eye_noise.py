@@ -88,9 +88,7 @@ class EyeNoise:
         def uniform(width: int) -> Tensor:
             return torch.rand(count, width, generator=generator)
 
-        rivals = torch.multinomial(
-            self.likeness[class_ids], config.rivals, generator=generator
-        )
+        rivals = torch.multinomial(self.likeness[class_ids], config.rivals, generator=generator)
         # A few rivals share the doubt unevenly: the squares of normals are gamma(1/2) variates.
         shares = normal(config.rivals).square()
         doubt = self._doubt(uniform, *config.doubt)
@@ -145,7 +143,7 @@ def load_noise(path: Path, backbone: EfficientNetLite, hub: ImageHub) -> EyeNois
     try:
         with safe_open(path, framework="pt") as file:
             data = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path.name} can't be read as safetensors: {error}") from error
     if data.get("format") != FORMAT:

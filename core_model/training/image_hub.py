@@ -39,7 +39,9 @@ VAGUE = frozenset(
 
 EMPTY = frozenset(
     "entity, physical entity, object, physical object, whole, unit, matter, thing, abstraction, "
-    "abstract entity, causal agent, cause, causal agency, substance, part, piece, machine".split(", ")
+    "abstract entity, causal agent, cause, causal agency, substance, part, piece, machine".split(
+        ", "
+    )
 )
 """Names that are no use even to ask for."""
 
@@ -61,8 +63,12 @@ class Nouns:
             # Quoted examples in the gloss are about the word, not the thing.
             self.glosses[synset] = re.sub(r';? ?".*', "", gloss.strip())
             first = 5 + 2 * count
-            pointers = [words[first + 4 * i : first + 4 * i + 3] for i in range(int(words[first - 1]))]
-            self.above[synset] = ["n" + p[1] for p in pointers if p[0] in ("@", "@i") and p[2] == "n"]
+            pointers = [
+                words[first + 4 * i : first + 4 * i + 3] for i in range(int(words[first - 1]))
+            ]
+            self.above[synset] = [
+                "n" + p[1] for p in pointers if p[0] in ("@", "@i") and p[2] == "n"
+            ]
 
     def hypernyms(self, synset: str) -> Iterator[str]:
         """First lemmas of the synsets above, nearest first, without the vague ones."""

@@ -156,7 +156,7 @@ def train(args: argparse.Namespace) -> None:
         for name, value in (("pixel", pixel), ("coarse", coarse), ("feature", feature), ("kl", kl)):
             sums[name] = sums.get(name, 0.0) + float(value.detach())
         if step % 50 == 0:
-            line = {k: round(v / 50, 5) for k, v in sums.items()}
+            line = {k: round(v / min(50, step - first), 5) for k, v in sums.items()}
             line |= {"step": step, "seconds": round(time.time() - begun), "lr": lr}
             log.write(json.dumps(line) + "\n")
             log.flush()

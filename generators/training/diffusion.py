@@ -224,6 +224,7 @@ def train(args: argparse.Namespace) -> None:
         optimizer.load_state_dict(state["optimizer"])
         step, spent = int(state["step"]), float(state["seconds"])
         torch.manual_seed(args.seed + step)
+    first = step
     log = (run / (state_file.stem + ".jsonl")).open("a")
     begun = saved = time.time()
     total, total_late = 0.0, 0.0
@@ -266,8 +267,8 @@ def train(args: argparse.Namespace) -> None:
             line = {
                 "step": step,
                 "seconds": round(spent + time.time() - begun),
-                "loss": round(total / 50, 5),
-                "mse": round(total_late / 50, 5),
+                "loss": round(total / min(50, step - first), 5),
+                "mse": round(total_late / min(50, step - first), 5),
                 "lr": round(lr, 7),
             }
             log.write(json.dumps(line) + "\n")

@@ -49,7 +49,11 @@ def _hub(**settings: Any) -> ImageHub:
 
 def _encoder(views: tuple[str, ...] = ("centre",)) -> ImageEncoder:
     torch.manual_seed(0)
-    return ImageEncoder(EfficientNetLite(TINY).eval(), _hub(views=views))
+    backbone = EfficientNetLite(TINY).eval().requires_grad_(False)
+    for module in backbone.modules():
+        if isinstance(module, torch.nn.Conv2d):  # torch's start would let the signal fade away
+            torch.nn.init.kaiming_normal_(module.weight)
+    return ImageEncoder(backbone, _hub(views=views))
 
 
 def _picture(seed: int = 0, size: tuple[int, int] = (60, 40)) -> pil.Image:

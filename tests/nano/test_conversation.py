@@ -50,10 +50,10 @@ def test_a_noun_that_is_not_there_is_marked(session: Session, runtime: Runtime) 
 
 def test_speech_becomes_context_and_the_answer_uses_it(session: Session) -> None:
     reply = session.ask(
-        "What is the name of the cat?", EXAMPLES / "speech_cat.wav", EXAMPLES / "cat.png"
+        "What does the cat like?", EXAMPLES / "speech_cat.wav", EXAMPLES / "cat.png"
     )
-    assert any("grandmother" in n.text.lower() for n in reply.notes)
-    assert "misty" in reply.text.lower() or "misti" in reply.text.lower()
+    assert any("warm milk" in n.text.lower() for n in reply.notes)
+    assert "milk" in reply.text.lower()
 
 
 def test_three_tools_run_one_after_the_other(session: Session) -> None:
