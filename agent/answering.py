@@ -59,10 +59,17 @@ def _sentence(call: ToolCall) -> str:
 
 
 def _fitting(runtime: Runtime, state: TurnState, limits: Limits) -> list[Message]:
-    """As many whole earlier turns as fit, the latest first; none is cut in half."""
+    """As many whole earlier turns as fit, the latest first; none is cut in half.
+
+    Turns about other content are left out where the bundle says so.
+    """
     kept: list[Message] = []
     room = limits.history_tokens
+    present = {part.name for part, _ in state.mixed}
     for past in reversed(state.history):
+        about = {name for name, _ in past.condition}
+        if runtime.bundle.history == "same-content" and about and not about & present:
+            continue
         pair = [Message("user", past.request, past.context), Message("assistant", past.answer)]
         cost = sum(runtime.model.language.count_tokens(f"{m.input}{m.content}") + 8 for m in pair)
         if cost > room:

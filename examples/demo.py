@@ -23,7 +23,7 @@ OUT = Path("out")
 
 def show(session: Session, title: str, text: str, *files: str, outputs: tuple[str, ...] = ("text",)) -> None:
     """Ask, print the events as they come, copy what was made."""
-    console.rule(f"[bold]{title}")
+    console.rule(title, style="bold")
     renderer = Renderer(console)
     for event in session.stream(text, *(HERE / f for f in files), outputs=outputs):
         renderer.show(event)
@@ -50,8 +50,8 @@ def main() -> int:
         with Session(runtime, folder=OUT / "session-2") as s:
             show(
                 s, "3 tools",
-                "Detect the cat, then run edge detection on the image, then remove the cat from the photo.",
-                "cat.png",
+                "Detect the balloon, then run edge detection on the image, then remove the balloon from the photo.",
+                "balloon.png",
             )  # fmt: skip
         with Session(runtime, folder=OUT / "session-3") as s:
             show(s, "4a text to picture", "Draw a picture of a red apple.", outputs=("image",))

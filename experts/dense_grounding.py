@@ -45,10 +45,13 @@ _DETERMINERS = frozenset(
 )
 _KNOWN = 0.8
 _BANK_STEP = 10
-_EDGE = 0.4
+_EDGE = 0.25
 _ASIDE = 0.6
 _MOST_BOXES = 3
 _FINER = 8
+_NEAR = 0.2
+"""Parts nearer to each other than this share of the picture's longer side are one thing: the eye
+knows a cat by its eyes and ears and is unsure of the fur between."""
 
 
 def plain(phrase: str) -> str:
@@ -174,7 +177,28 @@ def regions(heat: NDArray[np.float32], size: tuple[int, int]) -> list[Region]:
                 x * scale[0], y * scale[1], (x + width) * scale[0], (y + height) * scale[1],
             )  # fmt: skip
             found.append((box, share))
+    found = _joined(found, _NEAR * max(size))
     return sorted(found, key=lambda region: -region[1])[:_MOST_BOXES]
+
+
+def _joined(found: list[Region], near: float) -> list[Region]:
+    """Regions with those that lie within `near` pixels of each other put together."""
+    todo, done = list(found), list[Region]()
+    while todo:
+        (left, top, right, bottom), share = todo.pop()
+        close = [
+            i
+            for i, ((a, b, c, d), _) in enumerate(todo)
+            if max(a - right, left - c) < near and max(b - bottom, top - d) < near
+        ]
+        if not close:
+            done.append(((left, top, right, bottom), share))
+            continue
+        # Put together with one of them; the sum is looked at again, as it may reach further.
+        (a, b, c, d), other = todo.pop(close[0])
+        whole = (min(left, a), min(top, b), max(right, c), max(bottom, d))
+        todo.append((whole, max(share, other)))
+    return done
 
 
 def build(build: Build) -> DenseGrounding:

@@ -189,8 +189,8 @@ class NounPhrases:
             spans = list(self._words.span_tokenize(sentence))
             words = [sentence[a:b] for a, b in spans]
             yield [
-                Token(text[start + a : start + b], tag, start + a, start + b)
-                for (a, b), (_, tag) in zip(spans, self._tagger.tag(words), strict=True)
+                Token(text[start + a : start + b], _sure(word, tag), start + a, start + b)
+                for (a, b), (word, tag) in zip(spans, self._tagger.tag(words), strict=True)
             ]
 
     def chunks(self, text: str, *, unique: bool | None = None) -> list[Chunk]:
@@ -229,6 +229,13 @@ _PRONOUNS = frozenset({
 _PLACED = frozenset({"front", "top", "back", "spite", "lieu", "terms", "case"})
 """Nouns of "in front of" and its like; only without a determiner."""
 _DROPPED = ("DT", "PDT", "PRP$", "WP$", "CD")
+
+
+def _sure(word: str, tag: str) -> str:
+    """The tag, but marks are never words: the training text hardly knows quotes and brackets."""
+    if any(letter.isalnum() for letter in word) or word in ("%", "$", "&") or tag == "POS":
+        return tag
+    return "," if word == "," else ":"
 
 
 def _is_preposition(tokens: list[Token], inside: list[int]) -> bool:

@@ -155,8 +155,8 @@ class UnclipGenerator:
         if self._own_text:
             call["prompt"] = text
         else:
-            # One token; zeros, as in training, where there is no text or nobody to embed it.
-            token = (torch.zeros_like(embedding) if said is None else said)[:, None]
+            # One token: the text, or else the embedding itself, which lives in the same space.
+            token = (embedding if said is None else said)[:, None]
             call |= {"prompt_embeds": token, "negative_prompt_embeds": torch.zeros_like(token)}
         if self._strength < 1.0:
             call["latents"] = self._start(embedding, call["generator"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
@@ -55,6 +55,9 @@ class Bundle(BaseModel):
     """Role -> key in `weights`, for tools that need weights of their own."""
     tool_prior: dict[str, Any] = Field(default_factory=dict)
     """Constants of the prior that ranks tools by similarity of request and description."""
+    history: Literal["all", "same-content"] = "all"
+    """Which earlier turns the answer is shown: "same-content" leaves out those about other
+    pictures and sounds, which a small decoder would take for the present one."""
     persona: str = ""
     """System text of plain answers."""
     _base: Path = PrivateAttr(default=FOLDER)

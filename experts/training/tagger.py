@@ -53,7 +53,11 @@ _PRESENT = (
     "pulls", "paints", "plays with", "looks at", "stands next to", "sits on", "lies on",
     "walks past", "runs towards", "jumps over", "leans on", "waits for", "cuts", "cooks", "reads",
 )  # fmt: skip
-_PLURAL_PREPOSITIONS = (
+_PLURAL_VERBS = (
+    "hold", "wear", "ride", "eat", "watch", "carry", "throw", "catch", "push", "look at",
+    "stand near", "sit on", "play with", "walk along", "wait for",
+)  # fmt: skip
+_PREPOSITIONS = (
     "on", "in", "under", "near", "behind", "in front of", "next to", "with", "above", "beside",
     "between", "on top of", "inside", "against", "by",
 )  # fmt: skip

@@ -62,11 +62,12 @@ class Runner:
         seed: int = 1,
         batch: int = 16,
     ) -> torch.Tensor:
-        """Pictures ``[N, 3, S, S]`` in -1…1 for conditions ``[N, 384]``, texts the same or None."""
+        """Pictures ``[N, 3, S, S]`` in -1…1 for conditions ``[N, 384]``, texts the same or None
+        (then the embedding is its own text, as in ``anybind.generators.unclip``)."""
         found: list[torch.Tensor] = []
         for at in range(0, len(embeddings), batch):
             e = embeddings[at : at + batch]
-            token = (torch.zeros_like(e) if tokens is None else tokens[at : at + batch])[:, None]
+            token = (e if tokens is None else tokens[at : at + batch])[:, None]
             generator = torch.Generator().manual_seed(seed + at)
             latents = None
             if self.starts is not None:
