@@ -63,7 +63,9 @@ def main() -> None:
         if part:
             hits = sum(r["hit"] for r in part)
             low, high = interval(hits, len(part))
-            print(f"{name}: {hits}/{len(part)} = {hits / len(part):.3f} (95 %: {low:.2f} to {high:.2f})")
+            print(
+                f"{name}: {hits}/{len(part)} = {hits / len(part):.3f} (95 %: {low:.2f} to {high:.2f})"
+            )
     if args.out:
         args.out.write_text("".join(json.dumps(r) + "\n" for r in results), encoding="utf-8")
 

@@ -52,9 +52,7 @@ def edits(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
     for i, word in enumerate(reference, 1):
         diagonal, row[0] = row[0], i
         for j, other in enumerate(hypothesis, 1):
-            diagonal, row[j] = row[j], min(
-                diagonal + (word != other), row[j] + 1, row[j - 1] + 1
-            )
+            diagonal, row[j] = row[j], min(diagonal + (word != other), row[j] + 1, row[j - 1] + 1)
     return row[-1]
 
 

@@ -48,13 +48,17 @@ def main() -> None:
         for plan in plans:
             if plan.tool:
                 calls += 1
-                formed += plan.tool in arity and len(plan.args) == arity[plan.tool] and all(plan.args)
+                formed += (
+                    plan.tool in arity and len(plan.args) == arity[plan.tool] and all(plan.args)
+                )
         wanted = row["steps"] if "steps" in row else [row["right"]]
         chosen = [plan.tool for plan in plans]
         if "right" in row and len(chosen) > 1:
             # A one-step request that was split: right if its one tool (or none) is all there is.
             chosen = [c for c in chosen if c] or [""]
-        hit = len(chosen) == len(wanted) and all(c in w for c, w in zip(chosen, wanted, strict=True))
+        hit = len(chosen) == len(wanted) and all(
+            c in w for c, w in zip(chosen, wanted, strict=True)
+        )
         kind = "several steps" if "steps" in row else "one step"
         for key in (row["split"], f"{row['split']}, {kind}"):
             total[key] += 1
@@ -62,9 +66,13 @@ def main() -> None:
         results.append({"id": row["id"], "hit": hit, "calls": [[c.tool, *c.args] for c in plans]})
         shown = "; ".join(f"{c.tool}({' | '.join(c.args)})" if c.tool else "none" for c in plans)
         print(f"{i + 1:3} {'+' if hit else '-'} {row['text']}  ->  {shown}", flush=True)
-    print(f"well-formed calls: {formed}/{calls} = {formed / max(calls, 1):.3f} in {len(rows)} requests")
+    print(
+        f"well-formed calls: {formed}/{calls} = {formed / max(calls, 1):.3f} in {len(rows)} requests"
+    )
     for key in sorted(total):
-        print(f"right tool or rightly none, {key}: {right[key]}/{total[key]} = {right[key] / total[key]:.3f}")
+        print(
+            f"right tool or rightly none, {key}: {right[key]}/{total[key]} = {right[key] / total[key]:.3f}"
+        )
     if args.out:
         args.out.write_text("".join(json.dumps(r) + "\n" for r in results), encoding="utf-8")
 

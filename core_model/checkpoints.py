@@ -83,10 +83,14 @@ def assemble(
         wanted.pop("output.weight")
     missing, unexpected = sorted(set(wanted) - set(state)), sorted(set(state) - set(wanted))
     if missing or unexpected:
-        raise ModelError(f"The file does not fit: missing {missing[:5]}, unexpected {unexpected[:5]}.")
+        raise ModelError(
+            f"The file does not fit: missing {missing[:5]}, unexpected {unexpected[:5]}."
+        )
     for name, tensor in state.items():
         if tensor.shape != wanted[name].shape:
-            raise ModelError(f"{name} is {tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}.")
+            raise ModelError(
+                f"{name} is {tuple(tensor.shape)}, expected {tuple(wanted[name].shape)}."
+            )
     cast = {name: tensor.to(dtype) for name, tensor in state.items()}
     if config.tied:
         cast["output.weight"] = cast["tok_embeddings.weight"]

@@ -95,7 +95,9 @@ class Held:
             UserError: the grammar does not allow it.
         """
         if not self._matcher.consume_token(token):
-            raise UserError(f"The grammar does not allow token {token}: {self._matcher.get_error()}")
+            raise UserError(
+                f"The grammar does not allow token {token}: {self._matcher.get_error()}"
+            )
 
     @property
     def ended(self) -> bool:

@@ -65,7 +65,9 @@ class InjectedLanguageModel:
     def complete(self, prompt: str, condition: Embedding | None, sampling: Sampling) -> str:
         """The whole reply at once."""
         return "".join(
-            item.text for item in self.stream(prompt, condition, sampling) if isinstance(item, Delta)
+            item.text
+            for item in self.stream(prompt, condition, sampling)
+            if isinstance(item, Delta)
         )
 
     def score(

@@ -21,7 +21,9 @@ HERE = Path(__file__).parent
 OUT = Path("out")
 
 
-def show(session: Session, title: str, text: str, *files: str, outputs: tuple[str, ...] = ("text",)) -> None:
+def show(
+    session: Session, title: str, text: str, *files: str, outputs: tuple[str, ...] = ("text",)
+) -> None:
     """Ask, print the events as they come, copy what was made."""
     console.rule(title, style="bold")
     renderer = Renderer(console)
@@ -46,7 +48,13 @@ def main() -> int:
     try:
         with Session(runtime, folder=OUT / "session-1") as s:
             show(s, "1 a photograph", "What is in the picture?", "cat.png")
-            show(s, "2 speech and a photograph", "What does the cat like?", "speech_cat.wav", "cat.png")
+            show(
+                s,
+                "2 speech and a photograph",
+                "What does the cat like?",
+                "speech_cat.wav",
+                "cat.png",
+            )
         with Session(runtime, folder=OUT / "session-2") as s:
             show(
                 s, "3 tools",
@@ -55,8 +63,16 @@ def main() -> int:
             )  # fmt: skip
         with Session(runtime, folder=OUT / "session-3") as s:
             show(s, "4a text to picture", "Draw a picture of a red apple.", outputs=("image",))
-            show(s, "4b photograph to picture", "What is this?", "dog.png", outputs=("text", "image"))
-            show(s, "4c sound to picture", "What do you hear?", "guitar.wav", outputs=("text", "image"))
+            show(
+                s, "4b photograph to picture", "What is this?", "dog.png", outputs=("text", "image")
+            )
+            show(
+                s,
+                "4c sound to picture",
+                "What do you hear?",
+                "guitar.wav",
+                outputs=("text", "image"),
+            )
     except AnybindError as error:
         console.print(f"{type(error).__name__}: {error}", style="bold red")
         return 1

@@ -150,7 +150,15 @@ def load_tagger(path: Path) -> Any:
             str(feature): {classes[int(i)]: float(w) / scale for i, w in row.items()}
             for feature, row in content["weights"].items()
         }
-    except (OSError, EOFError, KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        IndexError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
         raise ModelError(f"{path.name} does not hold tagger weights: {error}") from error
     tagger.classes = set(classes)
     tagger.model.classes = tagger.classes

@@ -9,8 +9,15 @@ from anybind.hooks import hookimpl
 
 
 def _unclip(build: Build) -> Generator:
-    from anybind.generators.unclip import UnclipGenerator
+    from transformers.utils import logging
 
+    # On import it says that torchvision is absent and that it will do without: so it shall.
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        from anybind.generators.unclip import UnclipGenerator
+    finally:
+        logging.set_verbosity(level)
     return UnclipGenerator.from_build(build)
 
 

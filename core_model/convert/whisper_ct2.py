@@ -261,9 +261,7 @@ def rename(variables: dict[str, AnyArray]) -> tuple[dict[str, AnyArray], dict[st
     move.put("encoder.conv1.bias", move.pop("encoder/conv1/bias", 1), (audio,))
     move.put("encoder.conv2.weight", move.pop("encoder/conv2/weight", 3), (audio, audio, 3))
     move.put("encoder.conv2.bias", move.pop("encoder/conv2/bias", 1), (audio,))
-    move.put(
-        "encoder.positional_embedding", positions["encoder"], (dims["n_audio_ctx"], audio)
-    )
+    move.put("encoder.positional_embedding", positions["encoder"], (dims["n_audio_ctx"], audio))
     move.put("decoder.positional_embedding", positions["decoder"], (dims["n_text_ctx"], text))
     move.put("decoder.token_embedding.weight", embedding, (vocabulary, text))
     move.norm("encoder/layer_norm", "encoder.ln_post", audio)

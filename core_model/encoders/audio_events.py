@@ -150,7 +150,7 @@ def load_head(path: Path) -> tuple[EventHead, dict[str, Any]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            state = {name: file.get_tensor(name).float() for name in file.keys()}
         if metadata.get("format") != FORMAT:
             raise ModelError(f"{path.name}: format is not {FORMAT!r}")
         settings: dict[str, Any] = json.loads(metadata["settings"])

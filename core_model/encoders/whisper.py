@@ -77,7 +77,7 @@ def load_whisper(path: Path) -> Whisper:
     try:
         with safe_open(str(path), framework="pt") as file:
             dims = dimensions(file.metadata(), path.name)
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise ModelError(f"{path.name} is not a readable safetensors file: {error}") from error
     _check_sizes(dims, {name: tuple(tensor.shape) for name, tensor in state.items()}, path.name)

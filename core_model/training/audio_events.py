@@ -252,7 +252,9 @@ def evaluate(
     """Held-out clips of every source; also of sources that training never saw, where it knows
     the label from elsewhere."""
     out: dict[str, dict[str, float]] = {}
-    known = {label for name, t in tables.items() if name not in settings.unseen for label in t.labels}
+    known = {
+        label for name, t in tables.items() if name not in settings.unseen for label in t.labels
+    }
     for name, table in tables.items():
         x, labels = _rows({name: table}, lambda _, held: held)
         rows = [i for i, label in enumerate(labels) if label in known]

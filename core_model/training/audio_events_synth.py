@@ -18,7 +18,6 @@ RATE = 16_000
 """Hertz of every clip."""
 
 
-
 def _noise(r: Random, n: int) -> Wave:
     return r.standard_normal(n)
 

@@ -70,7 +70,9 @@ class Alignment:
     things apart that a batch of thirty can't all show.
     """
 
-    def __init__(self, decoder: Llama, tokenizer: Tokenizer, data: Surrogate, size: int = 192) -> None:
+    def __init__(
+        self, decoder: Llama, tokenizer: Tokenizer, data: Surrogate, size: int = 192
+    ) -> None:
         self.table = decoder.tok_embeddings.weight
         self.centre = self.table.mean(0)
         self.tokenizer, self.data, self.size = tokenizer, data, size
@@ -86,7 +88,9 @@ class Alignment:
 
     def train(self, bind: BindNetwork, steps: int) -> None:
         """Stage 0."""
-        optimizer = torch.optim.AdamW(bind.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.02)
+        optimizer = torch.optim.AdamW(
+            bind.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.02
+        )
         for step in range(steps):
             for group in optimizer.param_groups:
                 group["lr"] = 1e-3 * min(1.0, (step + 1) / 50, (steps - step) / (0.5 * steps))
@@ -122,7 +126,9 @@ def _like_lengths(order: Sequence[int], lengths: Sequence[int]) -> list[list[int
 
 
 @torch.inference_mode()
-def reply(decoder: Llama, tokenizer: Tokenizer, prompt: str, inject: Tensor | None, most: int) -> str:
+def reply(
+    decoder: Llama, tokenizer: Tokenizer, prompt: str, inject: Tensor | None, most: int
+) -> str:
     """A greedy reply, for distillation and for looking at samples while training."""
     from anybind.core_model.llama import KVCache
 
@@ -230,7 +236,12 @@ def main() -> None:
         if not args.align_weight:
             return loss, {"answer": loss.item(), "right": right, "gate": _gate(bind)}
         apart, close = alignment.loss(bind, step)
-        return loss + args.align_weight * apart, {"answer": loss.item(), "right": right, "close": close, "gate": _gate(bind)}
+        return loss + args.align_weight * apart, {
+            "answer": loss.item(),
+            "right": right,
+            "close": close,
+            "gate": _gate(bind),
+        }
 
     train(bind, loss_of, TrainConfig(steps=args.steps, lr=args.lr, seed=args.seed), args.out)
     if args.export:

@@ -27,7 +27,11 @@ SEE_QUESTIONS = (
     "Look at the image. What is it?",
     "What am I looking at?",
 )
-ANIMAL_QUESTIONS = ("What animal is this?", "Which animal is in the photo?", "What animal do you see?")
+ANIMAL_QUESTIONS = (
+    "What animal is this?",
+    "Which animal is in the photo?",
+    "What animal do you see?",
+)
 HEAR_QUESTIONS = (
     "What do you hear?",
     "What is this sound?",
@@ -66,7 +70,9 @@ def phrase(name: str, basic: str, *, sure: bool = True) -> str:
     return f"{article(basic)}, probably {article(name)}"
 
 
-def see(name: str, basic: str, rng: random.Random, *, animal: bool, sure: bool = True) -> tuple[str, str]:
+def see(
+    name: str, basic: str, rng: random.Random, *, animal: bool, sure: bool = True
+) -> tuple[str, str]:
     """A question about a picture of a concept and its answer."""
     questions = (*SEE_QUESTIONS, *ANIMAL_QUESTIONS) if animal else SEE_QUESTIONS
     question = rng.choice(questions)

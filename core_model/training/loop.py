@@ -80,7 +80,9 @@ def train(
         ModelError: too many non-finite steps in a row; the last good checkpoint stays.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    optimizer = torch.optim.AdamW(groups(module, config.weight_decay, config.gate_pace), betas=config.betas)
+    optimizer = torch.optim.AdamW(
+        groups(module, config.weight_decay, config.gate_pace), betas=config.betas
+    )
     last = folder / "last.pt"
     start = 0
     if last.exists():
@@ -104,7 +106,9 @@ def train(
                 bad += 1
                 print(f"step {step}: loss or gradient is not finite; step skipped", flush=True)
                 if bad >= config.max_bad_steps:
-                    raise ModelError(f"{bad} non-finite steps in a row; {last} is the last good one.")
+                    raise ModelError(
+                        f"{bad} non-finite steps in a row; {last} is the last good one."
+                    )
                 continue
             bad = 0
             optimizer.step()

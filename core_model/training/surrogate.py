@@ -80,7 +80,12 @@ class Surrogate:
         seed: int = 0,
     ) -> None:
         self.eye, self.words, self.sounds = eye, words, sounds
-        self.simulate, self.text_tasks, self.mixture, self.seed = simulate, text_tasks, mixture, seed
+        self.simulate, self.text_tasks, self.mixture, self.seed = (
+            simulate,
+            text_tasks,
+            mixture,
+            seed,
+        )
         self.word_bank = torch.stack([embed([t.format(w.name) for w in words]) for t in _TEXTS])
         self.sound_bank = torch.stack(
             [embed([t.format(s) for s in sounds]) for t in ("{}", "the sound of {}")]

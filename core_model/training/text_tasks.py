@@ -9,14 +9,18 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-_NAMES = "Misty Rex Luna Oscar Bella Max Ruby Toby Coco Milo Nina Tiger Daisy Felix Molly Sam".split()
+_NAMES = (
+    "Misty Rex Luna Oscar Bella Max Ruby Toby Coco Milo Nina Tiger Daisy Felix Molly Sam".split()
+)
 _PEOPLE = "Anna Peter Maria John Lucy Tom Sarah David Emma Paul Julia Mark Helen George".split()
 _KIN = "grandmother uncle sister neighbour teacher brother aunt friend daughter cousin".split()
 _THINGS = (
     "cat dog horse bird car boat guitar bicycle camera clock cup book lamp hat bag violin tree house"
 ).split()
 _DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-_PLACES = "London|Paris|the park|the station|the market|Berlin|the school|the harbour|Rome".split("|")
+_PLACES = "London|Paris|the park|the station|the market|Berlin|the school|the harbour|Rome".split(
+    "|"
+)
 _COLOURS = "red blue green yellow black white brown grey".split()
 _FOODS = "warm milk|fresh fish|apples|bread|carrots|soup|cheese|rice|berries".split("|")
 _NUMBERS = "two three four five six seven eight nine ten twelve twenty".split()

@@ -150,10 +150,10 @@ def test_training_sounds_are_seeded_and_named() -> None:
     from anybind.core_model.training.audio_events_synth import RECIPES, make
 
     for name in RECIPES:
-        first = make(name, 3, 1.0)
-        assert np.array_equal(first, make(name, 3, 1.0))
-        assert not np.array_equal(first, make(name, 4, 1.0))
-        assert first.shape == (RATE,)
+        first = make(name, 3, 3.0)
+        assert np.array_equal(first, make(name, 3, 3.0))
+        assert not np.array_equal(first, make(name, 4, 3.0))
+        assert first.shape == (3 * RATE,)
         assert np.isfinite(first).all()
         assert 0 < np.abs(first).max() <= 1
         assert phrases(name)[0] == name

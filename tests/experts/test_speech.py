@@ -19,6 +19,13 @@ from anybind.contracts import ContextExpert
 from anybind.errors import ModelError, UserError
 from anybind.experts.speech import Hearing, Segment, SpeechExpert, mono_16k
 
+# openai-whisper leaves its vocabulary file open and uses numpy in an old way
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+
 DIMS = ModelDimensions(
     n_mels=80, n_audio_ctx=1500, n_audio_state=8, n_audio_head=2, n_audio_layer=1,
     n_vocab=51864, n_text_ctx=448, n_text_state=8, n_text_head=2, n_text_layer=1,

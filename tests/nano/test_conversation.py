@@ -72,7 +72,12 @@ def test_three_tools_run_one_after_the_other(session: Session) -> None:
     ]
     assert all(c.ok for c in end.reply.tool_calls), end.reply.tool_calls
     trace = "".join(e.text for e in events if isinstance(e, Trace))
-    for line in ("Thought: Do I need to use a tool? Yes", "Action: ", "Action Input: image/", "Observation: "):
+    for line in (
+        "Thought: Do I need to use a tool? Yes",
+        "Action: ",
+        "Action Input: image/",
+        "Observation: ",
+    ):
         assert line in trace
     assert sum(isinstance(e, Observed) for e in events) == 3
     uploaded = end.reply.tool_calls[0].args[0]
@@ -81,9 +86,15 @@ def test_three_tools_run_one_after_the_other(session: Session) -> None:
 
 @pytest.mark.parametrize(
     ("text", "files"),
-    [("Draw a picture of a red apple.", ()), ("What is this?", ("dog.png",)), ("What do you hear?", ("guitar.wav",))],
+    [
+        ("Draw a picture of a red apple.", ()),
+        ("What is this?", ("dog.png",)),
+        ("What do you hear?", ("guitar.wav",)),
+    ],
 )
-def test_text_photograph_and_sound_give_a_picture(session: Session, text: str, files: tuple[str, ...]) -> None:
+def test_text_photograph_and_sound_give_a_picture(
+    session: Session, text: str, files: tuple[str, ...]
+) -> None:
     from PIL import Image as pil
 
     reply = session.ask(text, *(EXAMPLES / f for f in files), outputs=("text", "image"))
@@ -125,12 +136,19 @@ def test_bad_input_leaves_the_session_unharmed(session: Session, tmp_path: Path)
     good = session.ask("What is in the picture?", EXAMPLES / "cat.png", ground=False)
     (tmp_path / "broken.png").write_bytes((EXAMPLES / "cat.png").read_bytes()[:5000])
     (tmp_path / "empty.wav").write_bytes(b"")
-    for bad in (tmp_path / "broken.png", tmp_path / "empty.wav", tmp_path / "none.png", EXAMPLES / "airplane.ply"):
+    for bad in (
+        tmp_path / "broken.png",
+        tmp_path / "empty.wav",
+        tmp_path / "none.png",
+        EXAMPLES / "airplane.ply",
+    ):
         with pytest.raises(anybind.UserError):
             session.ask("What is this?", bad)
     assert len(session.turns) == 1
     names = session.artifacts.names()
-    assert session.ask("What is in the picture?", EXAMPLES / "cat.png", ground=False).text == good.text
+    assert (
+        session.ask("What is in the picture?", EXAMPLES / "cat.png", ground=False).text == good.text
+    )
     assert session.artifacts.names() == names
 
 
@@ -152,17 +170,26 @@ def test_the_command_line_answers_in_json(tmp_path: Path) -> None:
     data = json.loads(done.stdout)
     assert "cat" in data["text"].lower() and data["error"] is None
     assert all(Path(a["path"]).is_relative_to(tmp_path / "out") for a in data["artifacts"])
-    assert {"text", "nouns", "boxes", "artifacts", "tool_calls", "notes", "usage", "error"} <= set(data)
+    assert {"text", "nouns", "boxes", "artifacts", "tool_calls", "notes", "usage", "error"} <= set(
+        data
+    )
 
 
 def test_a_batch_goes_on_after_a_bad_line(tmp_path: Path) -> None:
     requests = tmp_path / "requests.jsonl"
     rows = [
-        {"id": "a", "text": "What is in the picture?", "attachments": [str(EXAMPLES / "cat.png")], "session": "one"},
+        {
+            "id": "a",
+            "text": "What is in the picture?",
+            "attachments": [str(EXAMPLES / "cat.png")],
+            "session": "one",
+        },
         {"id": "b", "text": "What is this?", "attachments": [str(tmp_path / "missing.png")]},
         {"id": "c", "text": "What animal is this?", "session": "one", "tools": False},
     ]
-    requests.write_text("\n".join([json.dumps(rows[0]), "not json", json.dumps(rows[1]), json.dumps(rows[2])]))
+    requests.write_text(
+        "\n".join([json.dumps(rows[0]), "not json", json.dumps(rows[1]), json.dumps(rows[2])])
+    )
     done = subprocess.run(
         [sys.executable, "-m", "anybind.agent.cli", "batch", str(requests), "--out", str(tmp_path / "replies.jsonl")],
         capture_output=True, text=True, check=False,
@@ -170,5 +197,10 @@ def test_a_batch_goes_on_after_a_bad_line(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     replies = [json.loads(line) for line in (tmp_path / "replies.jsonl").read_text().splitlines()]
     assert [r["id"] for r in replies] == ["a", "line 2", "b", "c"]
-    assert [r["error"] and r["error"]["type"] for r in replies] == [None, "UserError", "UserError", None]
+    assert [r["error"] and r["error"]["type"] for r in replies] == [
+        None,
+        "UserError",
+        "UserError",
+        None,
+    ]
     assert "cat" in replies[0]["text"].lower() and "cat" in replies[3]["text"].lower()
