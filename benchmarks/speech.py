@@ -122,13 +122,15 @@ def run(whisper: Path, options: dict[str, Any]) -> dict[str, Any]:
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--whisper", type=Path, required=True, help="converted Whisper file")
+    parser.add_argument("--whisper", type=Path, help="converted Whisper file (default: of nano)")
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--floor", type=float, default=0.25)
     parser.add_argument("--option", action="append", default=[], help="NAME=VALUE of Hearing")
     args = parser.parse_args()
     options = {name: json.loads(value) for name, value in (o.split("=", 1) for o in args.option)}
-    figures = run(args.whisper, options)
+    from anybind.assembly import Assembly
+
+    figures = run(args.whisper or Assembly("nano").weight("whisper"), options)
     print(f"{'voice':<22} WER")
     for voice, rate in figures["by_voice"].items():
         print(f"{voice:<22} {rate:.3f}")

@@ -225,10 +225,10 @@ class Block(nn.Module):
         site: Site,
     ) -> Tensor:
         if inject is not None and site == "residual":
-            x = x + inject
+            x = x + inject.to(x.dtype)
         attended = self.attention(self.attention_norm(x), cos, sin, mask, cache)
         if inject is not None and site == "attention_output":
-            attended = attended + inject
+            attended = attended + inject.to(attended.dtype)
         x = x + attended
         return x + self.feed_forward(self.ffn_norm(x))
 

@@ -54,7 +54,7 @@ def answer_loss(
         # Right padding needs no mask: a causal decoder never looks at what comes after.
         hidden = decoder.features(tokens, inject=inject, site=bind.config.injection)[wanted]
         targets = tokens.roll(-1, 1)[wanted]
-        logits = decoder.output(hidden)
+        logits = decoder.output(hidden).float()
         right += int((logits.argmax(-1) == targets).sum())
         total += len(targets)
         losses.append(F.cross_entropy(logits, targets, reduction="sum"))
@@ -73,7 +73,7 @@ class Alignment:
     def __init__(
         self, decoder: Llama, tokenizer: Tokenizer, data: Surrogate, size: int = 192
     ) -> None:
-        self.table = decoder.tok_embeddings.weight
+        self.table = decoder.tok_embeddings.weight.float()
         self.centre = self.table.mean(0)
         self.tokenizer, self.data, self.size = tokenizer, data, size
         self._known: dict[str, Tensor] = {}
@@ -133,7 +133,8 @@ def reply(
     from anybind.core_model.llama import KVCache
 
     ids = tokenizer.encode(prompt)
-    cache = KVCache(decoder.config, 1, len(ids) + most)
+    dtype = decoder.tok_embeddings.weight.dtype
+    cache = KVCache(decoder.config, 1, len(ids) + most, dtype=dtype)
     logits = decoder(torch.tensor([ids]), cache=cache, inject=inject, last_only=True)
     out: list[int] = []
     for _ in range(most):
@@ -193,6 +194,11 @@ def main() -> None:
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--hidden", type=int, default=1152)
     p.add_argument("--seed", type=int, default=0)
+    p.add_argument(
+        "--bf16",
+        action="store_true",
+        help="run the frozen decoder in bfloat16: seven times faster where the CPU has AMX",
+    )
     p.add_argument("--threads", type=int, default=1)
     args = p.parse_args()
     torch.set_num_threads(args.threads)
@@ -208,6 +214,8 @@ def main() -> None:
     words = word_list(reader, eye, [line.split("\t")[0] for line in lines])
     sounds = [s for s in SOUNDS_FILE.read_text(encoding="utf-8").splitlines() if s]
     tasks = text_tasks(decoder, tokenizer, args.out / "general.json", args.seed)
+    if args.bf16:
+        decoder = decoder.to(torch.bfloat16)
     print(f"{len(eye)} eye classes, {len(words)} words, {len(sounds)} sounds, {len(tasks)} tasks")
     simulate = _simulator(args, eye, embed)
     data = Surrogate(eye, words, sounds, embed, simulate, tasks, Mixture(), args.seed)

@@ -49,12 +49,12 @@ class Sample:
 class Mixture:
     """Shares of the kinds of samples."""
 
-    eye: float = 0.45
+    eye: float = 0.55
     """Simulated (or real) image features of ImageNet classes."""
-    word: float = 0.16
+    word: float = 0.14
     """Noisy text embeddings of common words."""
-    sound: float = 0.09
-    text: float = 0.3
+    sound: float = 0.08
+    text: float = 0.23
     """Text tasks under the embedding of a picture that comes with them."""
 
 
