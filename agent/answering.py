@@ -28,7 +28,7 @@ def answer(runtime: Runtime, state: TurnState, limits: Limits) -> Iterator[Event
     question = " ".join(state.questions) if state.calls else state.request.text
     context = "\n".join(n.text for n in state.notes)
     messages = [*_fitting(runtime, state, limits), Message("user", question, context)]
-    if runtime.bundle.persona:
+    if runtime.bundle.persona and state.condition is None:
         messages.insert(0, Message("system", runtime.bundle.persona))
     prompt = language.render(messages)
     sampling = state.request.sampling
@@ -67,6 +67,8 @@ def _fitting(runtime: Runtime, state: TurnState, limits: Limits) -> list[Message
     room = limits.history_tokens
     present = {part.name for part, _ in state.mixed}
     for past in reversed(state.history):
+        if not past.answer:  # a turn that only made a picture says nothing to go on from
+            continue
         about = {name for name, _ in past.condition}
         if runtime.bundle.history == "same-content" and about and not about & present:
             continue

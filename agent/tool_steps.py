@@ -211,7 +211,7 @@ def _part(state: TurnState, kind: str, name: str) -> AnyPart:
 
 def _history_lines(state: TurnState) -> list[str]:
     """Earlier turns and uploads as the lines of a GPT4Tools history."""
-    lines = [f"Human: {t.request}\nAI: {t.answer}" for t in state.history[-2:]]
+    lines = [f"Human: {t.request}\nAI: {t.answer}" for t in state.history[-2:] if t.answer]
     pictures = [p for p in state.attached if isinstance(p, Image)]
     names = [p.name for p in pictures] or [
         n for n, _ in _last_condition(state) if n.startswith("image/")

@@ -59,7 +59,7 @@ class Bundle(BaseModel):
     """Which earlier turns the answer is shown: "same-content" leaves out those about other
     pictures and sounds, which a small decoder would take for the present one."""
     persona: str = ""
-    """System text of plain answers."""
+    """System text of answers that are about no picture or sound."""
     _base: Path = PrivateAttr(default=FOLDER)
     _reference: str = PrivateAttr(default="")
 

@@ -204,3 +204,9 @@ def test_a_batch_goes_on_after_a_bad_line(tmp_path: Path) -> None:
         None,
     ]
     assert "cat" in replies[0]["text"].lower() and "cat" in replies[3]["text"].lower()
+
+
+def test_a_turn_that_only_draws_says_nothing_of_the_next_picture(session: Session) -> None:
+    session.ask("Draw a picture of a red apple.", outputs=("image",))
+    reply = session.ask("What is this?", EXAMPLES / "dog.png", ground=False)
+    assert "dog" in reply.text.lower() and "apple" not in reply.text.lower()
