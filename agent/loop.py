@@ -47,13 +47,10 @@ def _condition(runtime: Runtime, state: TurnState) -> Iterator[Event]:
     weighted: list[tuple[AnyPart, float]] = []
     if state.attached:
         told = {s for n in state.notes if n.confidence >= CONFIDENT for s in n.sources}
-        given = list(zip(state.attached, state.request.weights, strict=True))
-        # What an expert has put into words is in the prompt already; mixing in the sound of a
-        # voice as well would only blur the picture. Alone, it is what there is.
-        spoken = [p.name for p, w in given if w is None and p.name in told]
-        alone = len(spoken) == len(given)
-        for part, weight in given:
-            used = weight if weight is not None else float(alone or part.name not in spoken)
+        for part, weight in zip(state.attached, state.request.weights, strict=True):
+            # What an expert has put into words is in the prompt already; mixing in the sound of a
+            # voice as well would only blur the picture.
+            used = weight if weight is not None else float(part.name not in told)
             if used > 0:
                 weighted.append((part, used))
     elif state.history:

@@ -117,7 +117,7 @@ def test_the_same_seed_gives_the_same_picture(runtime: Runtime, tmp_path: Path) 
 def test_a_follow_up_is_about_the_same_picture(session: Session) -> None:
     session.ask("What is in the picture?", EXAMPLES / "dog.png", ground=False)
     reply = session.ask("What animal is this?", ground=False, tools=False)
-    assert "dog" in reply.text.lower()
+    assert any(name in reply.text.lower() for name in ("dog", "retriever"))
 
 
 def test_a_session_is_resumed(runtime: Runtime, tmp_path: Path) -> None:
