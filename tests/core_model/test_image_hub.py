@@ -41,6 +41,8 @@ DATA_NOUN = """  1 the licence
 00000004 05 n 02 tabby 0 tabby_cat 0 002 @ 00000002 n 0000 ~ 00000003 n 0000 | a striped cat
 """
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
 
 def _hub(**settings: Any) -> ImageHub:
     classes = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
@@ -175,7 +177,6 @@ def test_noise_is_repeatable_and_centred_on_its_class(tmp_path: Path) -> None:
 
 
 def test_the_real_eye_names_a_cat_and_a_cup(nano: Any) -> None:
-    from skimage import data
 
     from anybind.core_model.encoders.minilm import load_text_encoder
 
@@ -185,7 +186,7 @@ def test_the_real_eye_names_a_cat_and_a_cup(nano: Any) -> None:
     )
     texts = load_text_encoder(nano.weight("minilm"), nano.weight("minilm_tokenizer"))
     assert eye.space == texts.space
-    pictures = [Image.of(pil.fromarray(x)) for x in (data.chelsea(), data.coffee())]
+    pictures = [Image.of(pil.open(EXAMPLES / x).convert("RGB")) for x in ("cat.png", "coffee.png")]
     words = ["cat", "dog", "coffee", "car", "mountain", "guitar", "banana", "house"]
     near = eye.encode(pictures).unit @ texts.unit(words).numpy().T
     assert [words[i] for i in near.argmax(1)] == ["cat", "coffee"]

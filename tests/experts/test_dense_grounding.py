@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from anybind.contracts import Build, GroundingExpert
 from anybind.errors import UserError
 from anybind.experts._sight import Evidence, scaled
 from anybind.experts.dense_grounding import DenseGrounding, build, plain, regions, support
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def test_regions_are_where_the_heat_is_in_pixels() -> None:
@@ -85,10 +88,12 @@ def real(nano: Any) -> DenseGrounding:
 
 def _scene() -> pil.Image:
     """Chelsea the cat in the right half of a wide grey wall."""
-    from skimage import data
 
     wall = pil.new("RGB", (900, 400), (150, 148, 140))
-    wall.paste(pil.fromarray(data.chelsea()).crop((50, 0, 400, 300)).resize((467, 400)), (433, 0))
+    wall.paste(
+        pil.open(EXAMPLES / "cat.png").convert("RGB").crop((50, 0, 400, 300)).resize((467, 400)),
+        (433, 0),
+    )
     return wall
 
 
@@ -116,9 +121,8 @@ def test_the_box_lies_on_the_thing(real: DenseGrounding) -> None:
 
 
 def test_coffee_is_found_under_its_names(real: DenseGrounding) -> None:
-    from skimage import data
 
-    picture = Image.of(pil.fromarray(data.coffee()))
+    picture = Image.of(pil.open(EXAMPLES / "coffee.png").convert("RGB"))
     boxes = real.ground(picture, ["cup of coffee", "coffee", "a horse"])
     best = {b.label: b.score for b in boxes}
     assert best["coffee"] >= real.threshold
