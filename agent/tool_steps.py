@@ -28,9 +28,7 @@ from anybind.errors import AnybindError, ControlFlow, ToolError, UserError
 
 def use_tools(runtime: Runtime, state: TurnState, limits: Limits) -> Iterator[Event]:
     """Each piece of the request is answered by a tool call or left for the answer."""
-    tools = _offered(runtime, state)
-    choices = _choices(runtime, state, tools)
-    shown = _shown(choices)
+    tools, choices, shown = _choose(runtime, state)
     scratchpad = ""
     for piece, choice in choices:
         if choice.tool is None:
@@ -56,9 +54,14 @@ def use_tools(runtime: Runtime, state: TurnState, limits: Limits) -> Iterator[Ev
         yield Trace(protocol.observation(outcome), forced=True)
 
 
-def _choices(runtime: Runtime, state: TurnState, tools: Sequence[Tool]) -> list[tuple[str, Choice]]:
-    past = _history_lines(state)
-    return [(p, runtime.chooser.choose(p, tools, past)) for p in steps(state.request.text)]
+def _choose(
+    runtime: Runtime, state: TurnState
+) -> tuple[list[Tool], list[tuple[str, Choice]], list[Tool]]:
+    """The tools on offer, the choice for each piece of the request, the tools the prompt lists."""
+    tools, lines = _offered(runtime, state), _history_lines(state)
+    pieces = steps(state.request.text)
+    choices = [(p, runtime.chooser.choose(p, tools, lines)) for p in pieces]
+    return tools, choices, _shown(choices)
 
 
 def _shown(choices: Sequence[tuple[str, Choice]]) -> list[Tool]:
@@ -104,9 +107,7 @@ def plan(runtime: Runtime, state: TurnState) -> Iterator[PlannedCall]:
     """
     for _ in take_attachments(runtime, state):
         pass
-    tools = _offered(runtime, state)
-    choices = _choices(runtime, state, tools)
-    shown = _shown(choices)
+    tools, choices, shown = _choose(runtime, state)
     scratchpad = ""
     for piece, choice in choices:
         if choice.tool is None:
