@@ -38,6 +38,9 @@ class Encoding:
     """[B, C], L2 norm 1."""
     raw: NDArray[np.float32]
     """[B, C], before normalisation."""
+    scaled: NDArray[np.float32] | None = None
+    """[B, C], `unit` times the logit scale of the modality, where the model has one (ImageBind's
+    own outputs; only good for logits between modalities)."""
 
 
 @runtime_checkable

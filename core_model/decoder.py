@@ -1,57 +1,81 @@
-"""Factory of the language model: decoder file, tokenizer and bind network into one."""
+"""What the language model asks of a decoder, so that decoders can be exchanged.
+
+`Llama` (torch), its quantised twin and decoders of other libraries all fit here. Token ids and
+tensors only: no text, no prompt.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from anybind.contracts import Build, Profile
-from anybind.core_model.adapters import load_bind
-from anybind.core_model.bind import BindNetwork
-from anybind.core_model.checkpoints import assemble, load_decoder, read_gguf_with_fields
-from anybind.core_model.language import InjectedLanguageModel
-from anybind.core_model.tokenizer import Tokenizer, from_folder, from_gguf
-from anybind.errors import ModelError
+import torch
+from torch import Tensor
+
+from anybind.core_model.llama import Site
 
 
-def build(build: Build) -> InjectedLanguageModel:
-    """Weights: `decoder` (GGUF file or HF folder), `bind` (optional safetensors).
+class Sizes(Protocol):
+    """The sizes of a decoder that others need."""
 
-    Options: `name`, `chat` ("chatml" or "alpaca"), `space`.
+    @property
+    def vocab_size(self) -> int: ...
 
-    Raises:
-        ModelError: the bind network was trained for a decoder of other sizes.
-    """
-    path = Path(build.weights["decoder"])
-    decoder, tokenizer = _load(path)
-    bind = load_bind(build.weights["bind"]).eval() if "bind" in build.weights else None
-    if bind is not None:
-        bind.requires_grad_(False)
-        _check(bind, decoder.config.dim, decoder.config.n_layers, path.name)
-    options: dict[str, Any] = dict(build.options)
-    profile = Profile(
-        name=options.get("name", path.stem),
-        chat=options.get("chat", "chatml"),
-        injection=bind.config.injection if bind is not None else "none",
-        space=options.get("space", "") if bind is not None else "",
-        context_length=decoder.config.context_length,
-        grammar=True,
-        batch=True,
-    )
-    return InjectedLanguageModel(decoder, tokenizer, bind, profile)
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def n_layers(self) -> int: ...
+
+    @property
+    def context_length(self) -> int: ...
 
 
-def _load(path: Path) -> tuple[Any, Tokenizer]:
-    if path.is_dir():
-        return load_decoder(path)[0], from_folder(path)
-    config, state, ignored, fields = read_gguf_with_fields(path)
-    return assemble(config, state, ignored)[0], from_gguf(fields)
+class Cache(Protocol):
+    """Keys and values of past positions. Rows are right-aligned; `start` [B] counts padding."""
+
+    length: int
+    start: Tensor
+    padded: bool
+
+    @property
+    def capacity(self) -> int: ...
+
+    def cut(self, length: int) -> None:
+        """Forget everything from position `length` on."""
+        ...
+
+    def grow(self, capacity: int) -> None:
+        """Make room for `capacity` positions, keeping what is there."""
+        ...
 
 
-def _check(bind: BindNetwork, dim: int, layers: int, name: str) -> None:
-    c = bind.config
-    if (c.model_dim, c.n_layers) != (dim, layers):
-        raise ModelError(
-            f"The bind network is for a decoder of width {c.model_dim} with {c.n_layers} layers; "
-            f"{name} has width {dim} and {layers} layers. Use the decoder it was trained with."
-        )
+class Decoder(Protocol):
+    """Token ids to logits, with a condition injected into each layer."""
+
+    @property
+    def config(self) -> Any:
+        """At least the `Sizes`."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids are expected."""
+        ...
+
+    def new_cache(self, batch: int, capacity: int) -> Any:
+        """An empty `Cache` for `batch` rows, with room for `capacity` positions."""
+        ...
+
+    def __call__(
+        self,
+        tokens: Tensor,
+        *,
+        cache: Any = None,
+        inject: Tensor | None = None,
+        site: Site = "residual",
+        mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        last_only: bool = False,
+    ) -> Tensor:
+        """Logits [B, T or 1, vocab]; arguments as for `Llama.forward`."""
+        ...

@@ -18,8 +18,8 @@ from torch import Tensor
 from anybind.content import Embedding
 from anybind.contracts import Delta, Finish, Message, Profile, Sampling
 from anybind.core_model.bind import BindNetwork
+from anybind.core_model.decoder import Decoder
 from anybind.core_model.grammar import GrammarEngine, Held
-from anybind.core_model.llama import KVCache, Llama
 from anybind.core_model.prefix import PrefixStore, Slot
 from anybind.core_model.prompts import RENDERERS
 from anybind.core_model.sampling import StopCutter, choose
@@ -31,13 +31,13 @@ class InjectedLanguageModel:
     """A LLaMA whose layers take a bound joint embedding."""
 
     def __init__(
-        self, decoder: Llama, tokenizer: Tokenizer, bind: BindNetwork | None, profile: Profile
+        self, decoder: Decoder, tokenizer: Tokenizer, bind: BindNetwork | None, profile: Profile
     ) -> None:
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.bind = bind
         self.profile = profile
-        self._prefixes = PrefixStore(decoder.config)
+        self._prefixes = PrefixStore(decoder.new_cache)
         self._grammars: GrammarEngine | None = None
         self._lock = threading.Lock()
 
@@ -193,7 +193,11 @@ class InjectedLanguageModel:
         """Run tokens through the decoder; logits [vocab] behind the last one."""
         slot.cache.grow(-(-(slot.cache.length + len(tokens)) // 256) * 256)
         logits = self.decoder(
-            torch.tensor([tokens]), cache=slot.cache, inject=inject, site=self._site, last_only=True
+            torch.tensor([tokens], device=self.decoder.device),
+            cache=slot.cache,
+            inject=inject,
+            site=self._site,
+            last_only=True,
         )
         slot.tokens = slot.tokens + tokens
         return logits[0, -1]
@@ -224,7 +228,7 @@ class InjectedLanguageModel:
             at += n
         slot.cache.grow(past + len(row))
         logits = self.decoder(
-            torch.tensor([row]), cache=slot.cache, inject=inject, site=self._site,
+            torch.tensor([row], device=self.decoder.device), cache=slot.cache, inject=inject, site=self._site,
             mask=mask, positions=positions,
         )  # fmt: skip
         slot.cache.cut(past)
@@ -250,7 +254,7 @@ class InjectedLanguageModel:
         self._check_room(width + 1)
         steps = min(sampling.max_tokens, self.decoder.config.context_length - width)
         tokens = torch.full((len(rows), width), self.tokenizer.eos)
-        cache = KVCache(self.decoder.config, len(rows), width + steps)
+        cache = self.decoder.new_cache(len(rows), width + steps)
         for i, row in enumerate(rows):
             tokens[i, width - len(row) :] = torch.tensor(row)
             cache.start[i] = width - len(row)

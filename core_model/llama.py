@@ -254,6 +254,16 @@ class Llama(nn.Module):
         self.register_buffer("cos", angles.cos().float(), persistent=False)
         self.register_buffer("sin", angles.sin().float(), persistent=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.tok_embeddings.weight.device
+
+    def new_cache(self, batch: int, capacity: int) -> KVCache:
+        """An empty cache in the type and on the device of the weights."""
+        weight = self.tok_embeddings.weight
+        return KVCache(self.config, batch, capacity, dtype=weight.dtype, device=weight.device)
+
     def forward(
         self,
         tokens: Tensor,

@@ -28,9 +28,9 @@ def _audio(build: Build) -> Any:
 
 
 def _llama(build: Build) -> Any:
-    from anybind.core_model import decoder
+    from anybind.core_model import factory
 
-    return decoder.build(build)
+    return factory.build(build)
 
 
 @hookimpl

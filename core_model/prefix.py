@@ -8,9 +8,10 @@ picture.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from anybind.core_model.llama import KVCache, LlamaConfig
+from anybind.core_model.decoder import Cache
 
 
 @dataclass
@@ -18,7 +19,7 @@ class Slot:
     """One kept prefix: the tokens whose keys and values the cache holds."""
 
     condition: str
-    cache: KVCache
+    cache: Cache
     tokens: list[int] = field(default_factory=list[int])
 
 
@@ -29,8 +30,9 @@ class PrefixStore:
     by side never share one.
     """
 
-    def __init__(self, config: LlamaConfig, slots: int = 3) -> None:
-        self.config = config
+    def __init__(self, new_cache: Callable[[int, int], Cache], slots: int = 3) -> None:
+        """`new_cache(batch, capacity)` makes an empty cache: `Decoder.new_cache`."""
+        self._new_cache = new_cache
         self.slots = slots
         self._kept: list[Slot] = []
         self._lock = threading.Lock()
@@ -51,7 +53,7 @@ class PrefixStore:
                         best, shared = slot, common
             # A slot that shares little is left alone for the conversation it belongs to.
             if best is None or (shared < 16 and shared < len(tokens) // 2 and self._room()):
-                best, shared = Slot(condition, KVCache(self.config, 1, 256)), 0
+                best, shared = Slot(condition, self._new_cache(1, 256)), 0
             else:
                 self._kept.remove(best)
         shared = min(shared, len(tokens) - 1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anybind.core_model.llama import LlamaConfig
+from anybind.core_model.llama import KVCache, LlamaConfig
 from anybind.core_model.prefix import PrefixStore, Slot
 
 CONFIG = LlamaConfig(10, 4, 1, 1, 1, 4, context_length=1024)
@@ -25,7 +27,7 @@ def _fill(slot: Slot, tokens: list[int]) -> None:
 
 
 def test_a_growing_prompt_is_taken_over() -> None:
-    store = PrefixStore(CONFIG)
+    store = PrefixStore(partial(KVCache, CONFIG))
     prompt = list(range(40))
     assert run(store, "a", prompt) == 0
     assert run(store, "a", [*prompt, 1, 2, 3]) == 40
@@ -34,14 +36,14 @@ def test_a_growing_prompt_is_taken_over() -> None:
 
 
 def test_another_condition_takes_nothing_over() -> None:
-    store = PrefixStore(CONFIG)
+    store = PrefixStore(partial(KVCache, CONFIG))
     run(store, "a", list(range(40)))
     assert run(store, "b", list(range(40))) == 0
     assert run(store, "", list(range(40))) == 0
 
 
 def test_a_conversation_keeps_its_slot_beside_another() -> None:
-    store = PrefixStore(CONFIG)
+    store = PrefixStore(partial(KVCache, CONFIG))
     first, second = list(range(100)), list(range(500, 600))
     run(store, "a", first)
     run(store, "a", second)
@@ -50,7 +52,7 @@ def test_a_conversation_keeps_its_slot_beside_another() -> None:
 
 
 def test_a_slot_in_use_is_nobody_elses() -> None:
-    store = PrefixStore(CONFIG)
+    store = PrefixStore(partial(KVCache, CONFIG))
     run(store, "a", list(range(40)))
     one, cached = store.take("a", list(range(50)), 50)
     two, other = store.take("a", list(range(50)), 50)
@@ -59,7 +61,7 @@ def test_a_slot_in_use_is_nobody_elses() -> None:
 
 
 def test_a_slot_left_half_done_is_dropped() -> None:
-    store = PrefixStore(CONFIG)
+    store = PrefixStore(partial(KVCache, CONFIG))
     slot, _ = store.take("a", list(range(40)), 40)
     slot.cache.length = 7
     store.give(slot)
@@ -67,7 +69,7 @@ def test_a_slot_left_half_done_is_dropped() -> None:
 
 
 def test_clear_forgets() -> None:
-    store = PrefixStore(CONFIG)
+    store = PrefixStore(partial(KVCache, CONFIG))
     run(store, "a", list(range(40)))
     store.clear()
     assert run(store, "a", list(range(40))) == 0
@@ -87,7 +89,7 @@ def test_clear_forgets() -> None:
 def test_what_is_taken_over_was_computed_under_that_condition(
     calls: list[tuple[str, list[int], bool]],
 ) -> None:
-    store = PrefixStore(CONFIG, slots=3)
+    store = PrefixStore(partial(KVCache, CONFIG), slots=3)
     done: set[tuple[str, tuple[int, ...]]] = set()
     for condition, tokens, finish in calls:
         slot, cached = store.take(condition, tokens, len(tokens))
