@@ -181,6 +181,9 @@ class Embedding(Part["NDArray[np.float32]"]):
     """The joint space it lives in, e.g. "minilm-l6-v2"."""
     raw: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
     """The head output before the norm [C], where an encoder gives one (for generators)."""
+    scaled: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+    """The vector times its modality's logit scale [C], where the model has one (ImageBind's own
+    outputs); only for logits between modalities, never to mix."""
 
 
 @dataclass(frozen=True)

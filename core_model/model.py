@@ -23,6 +23,7 @@ from anybind.contracts import (
     Delta,
     Encoder,
     EncoderSpec,
+    Encoding,
     Finish,
     LanguageModel,
     Message,
@@ -121,20 +122,21 @@ class ImageBindLLM:
             encoder = self.encoder(kind)
             coding = encoder.encode([parts[i] for i in places])
             for row, i in enumerate(places):
-                found[i] = self._embedding(parts[i], coding.unit[row], coding.raw[row], encoder)
+                found[i] = self._embedding(parts[i], coding, row, encoder)
         return [found[i] for i in range(len(parts))]
 
     def _embedding(
         self,
         part: AnyPart,
-        unit: NDArray[np.float32],
-        raw: NDArray[np.float32],
+        coding: Encoding,
+        row: int,
         encoder: Encoder,
     ) -> Embedding:
         made = replace(
-            Embedding.of(unit),
+            Embedding.of(coding.unit[row]),
             space=encoder.space,
-            raw=raw,
+            raw=coding.raw[row],
+            scaled=None if coding.scaled is None else coding.scaled[row],
             provenance=Provenance(f"encoder:{part.kind}", (part.name,) if part.name else ()),
         )
         if part.digest:
@@ -151,11 +153,12 @@ class ImageBindLLM:
         """
         if not things:
             raise UserError("Give at least one thing to embed.")
-        parts = [self._thing(t) for t in things]
+        parts = [self.part(t) for t in things]
         return np.stack([e.data for e in self.embed_parts(parts)])
 
     @staticmethod
-    def _thing(thing: Any) -> AnyPart:
+    def part(thing: Any) -> AnyPart:
+        """What `embed` and `generate` take, as a part: a text, or whatever an attachment can be."""
         if isinstance(thing, str) and not _looks_like_path(thing):
             return Text.of(thing)
         return from_value(thing)
@@ -203,7 +206,7 @@ class ImageBindLLM:
         """`generate` as a stream."""
         condition = None
         if things:
-            parts = [self._thing(t) for t in things]
+            parts = [self.part(t) for t in things]
             embeddings = [
                 self.retrieve(e) if p.kind in self.cache_kinds else e
                 for p, e in zip(parts, self.embed_parts(parts), strict=True)

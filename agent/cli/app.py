@@ -93,12 +93,13 @@ def embed(
     things: Annotated[list[str], typer.Argument(help="Files, or texts.")],
     bundle: Bundle = "nano",
     out: Annotated[Path | None, typer.Option(help="Write the embeddings (.safetensors).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the similarities (.png).")] = None,
     as_json: Json = False,
 ) -> None:
     """Joint embeddings of files and texts, and how similar they are."""
     from anybind.agent.cli import embedding
 
-    embedding.embed(things, bundle, out, as_json)
+    embedding.embed(things, bundle, out, plot, as_json)
 
 
 @app.command()
