@@ -8,13 +8,15 @@ the released checkpoints are here too; see docs/architecture.md for where paper 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anybind.core_model.llama import Attention, Llama, RMSNorm, Site
+from anybind.core_model.decoder import AttentionConditioned, Decoder
+from anybind.core_model.llama import RMSNorm, Site
+from anybind.errors import ModelError
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class BindNetwork(nn.Module):
 
     def bind(self, feature: Tensor) -> Tensor:
         """The bound feature [B, dim] of joint embeddings [B, C]."""
-        x = self.proj(feature * self.config.input_scale)
+        x = self.proj(feature.to(self.proj.weight) * self.config.input_scale)
         for block in self.blocks:
             x = block(x)
         return x
@@ -79,35 +81,28 @@ class BindNetwork(nn.Module):
         """Bound feature plus each layer's query, before the gates: [B, n_layers, dim]."""
         return self.bind(feature)[:, None] + self.query[None]
 
-    def forward(self, feature: Tensor, decoder: Llama) -> Tensor:
+    def forward(self, feature: Tensor, decoder: Decoder | nn.Module | None = None) -> Tensor:
         """What the decoder adds in each layer, [B, n_layers, dim].
 
         For `attention_output` the value and output projections of the decoder are applied here,
-        once, instead of at every position: the term does not depend on the position.
+        once, instead of at every position: the term does not depend on the position. `residual`
+        needs no decoder.
+
+        Raises:
+            ModelError: the decoder can't do what `attention_output` needs.
         """
         vectors = self.layer_vectors(feature)
         gate = torch.tanh(self.gate)
         if self.config.injection == "residual":
             out = vectors * gate[None]
         else:
-            out = torch.stack(
-                [
-                    _through_attention(
-                        vectors[:, i], gate[i], cast(Attention, decoder.layers[i].attention)
-                    )
-                    for i in range(self.config.n_layers)
-                ],
-                1,
-            )
+            if not isinstance(decoder, AttentionConditioned):
+                raise ModelError(
+                    f"{type(decoder).__name__} takes a condition by `residual` only; this bind "
+                    "network injects by `attention_output`."
+                )
+            out = decoder.attention_condition(vectors, gate)
         if self.config.first_layer:
             keep = torch.arange(out.shape[1], device=out.device) >= self.config.first_layer
             out = out * keep[None, :, None]
         return out
-
-
-def _through_attention(vector: Tensor, gate: Tensor, attention: Attention) -> Tensor:
-    """Wo(tanh(gate_h) * (Wv a)_h): value projection without attention norm, then output."""
-    c = attention.config
-    value = F.linear(vector, attention.wv.weight).view(-1, c.n_kv_heads, c.head_dim)
-    value = value.repeat_interleave(c.n_heads // c.n_kv_heads, 1) * gate[None, :, None]
-    return F.linear(value.flatten(1), attention.wo.weight)

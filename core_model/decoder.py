@@ -6,7 +6,7 @@ tensors only: no text, no prompt.
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -78,4 +78,21 @@ class Decoder(Protocol):
         last_only: bool = False,
     ) -> Tensor:
         """Logits [B, T or 1, vocab]; arguments as for `Llama.forward`."""
+        ...
+
+
+@runtime_checkable
+class AttentionConditioned(Protocol):
+    """What a decoder offers besides if it can take a condition by `attention_output`."""
+
+    def attention_condition(self, vectors: Tensor, gates: Tensor) -> Tensor:
+        """What a condition adds behind each layer's attention, [B, n_layers, dim].
+
+        For layer l: Wo(gates_l,h * (Wv a_l)_h), with Wv as it was before any low-rank update,
+        Wo as it is in use, and no biases.
+
+        Args:
+            vectors: a, [B, n_layers, dim].
+            gates: [n_layers, n_heads], past their tanh.
+        """
         ...

@@ -7,7 +7,9 @@ Knows tensors and nothing else: no tokenizer, no prompt, no file format. Feature
 - a key/value cache that can be cut back and whose rows may start at different positions;
 - two ways of injecting a condition, one vector per layer and batch row, at no extra token:
   "residual" adds it to the stream at the input of a layer (paper eq. 2), "attention_output" adds
-  it behind the attention output projection (what the released checkpoints amount to).
+  it behind the attention output projection (what the released checkpoints amount to);
+- biases on chosen linear layers and low-rank updates (`lora.py`), both off by default: a decoder
+  without them is made of plain layers.
 """
 
 from __future__ import annotations
@@ -20,8 +22,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anybind.core_model.lora import base_product, make_linear, product
+
 RopeLayout = Literal["interleaved", "half"]
 Site = Literal["residual", "attention_output"]
+
+ATTENTION_LINEARS = ("wq", "wk", "wv", "wo")
+FFN_LINEARS = ("w1", "w2", "w3")
+LINEARS = ATTENTION_LINEARS + FFN_LINEARS
 
 
 @dataclass(frozen=True)
@@ -53,12 +61,27 @@ class LlamaConfig:
     """0 means dim / n_heads."""
     tied: bool = False
     """Output head shares the token embedding."""
+    rope_factors: tuple[float, ...] = ()
+    """Divisors of the rotary frequencies, one each (how GGUF carries Llama-3 scaling)."""
+    biases: tuple[str, ...] = ()
+    """Linear layers of a block that have a bias ("wq" ... "w3")."""
+    lora_rank: int = 0
+    """Rank of the low-rank updates; 0 is none."""
+    lora_on: tuple[str, ...] = LINEARS
+    """Linear layers that have one, if any does."""
 
     def __post_init__(self) -> None:
         if not self.head_dim:
             object.__setattr__(self, "head_dim", self.dim // self.n_heads)
         if self.n_heads % self.n_kv_heads:
             raise ValueError("n_heads must be a multiple of n_kv_heads")
+        if self.rope_factors and len(self.rope_factors) != self.head_dim // 2:
+            raise ValueError("rope_factors must be one for each rotary frequency")
+
+    def linear(self, name: str, inputs: int, outputs: int) -> nn.Linear:
+        """The linear layer `name` of a block, with what this config gives it."""
+        rank = self.lora_rank if name in self.lora_on else 0
+        return make_linear(inputs, outputs, bias=name in self.biases, rank=rank)
 
 
 class KVCache:
@@ -131,6 +154,8 @@ def rope_frequencies(config: LlamaConfig) -> Tensor:
         mixed = (1 - blend) * frequencies / scaling.factor + blend * frequencies
         scaled = torch.where(wavelength > low, frequencies / scaling.factor, mixed)
         frequencies = torch.where(wavelength < high, frequencies, scaled)
+    if config.rope_factors:
+        frequencies = frequencies / torch.tensor(config.rope_factors, dtype=torch.float64)
     return frequencies
 
 
@@ -151,10 +176,10 @@ class Attention(nn.Module):
         self.config = config
         self.layer = layer
         width, kv_width = config.n_heads * config.head_dim, config.n_kv_heads * config.head_dim
-        self.wq = nn.Linear(config.dim, width, bias=False)
-        self.wk = nn.Linear(config.dim, kv_width, bias=False)
-        self.wv = nn.Linear(config.dim, kv_width, bias=False)
-        self.wo = nn.Linear(width, config.dim, bias=False)
+        self.wq = config.linear("wq", config.dim, width)
+        self.wk = config.linear("wk", config.dim, kv_width)
+        self.wv = config.linear("wv", config.dim, kv_width)
+        self.wo = config.linear("wo", width, config.dim)
 
     def forward(
         self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KVCache | None
@@ -171,6 +196,18 @@ class Attention(nn.Module):
             cache.values[self.layer, :, :, at:end] = v
             k, v = cache.keys[self.layer, :, :, :end], cache.values[self.layer, :, :, :end]
         return self.wo(_attend(q, k, v, mask))
+
+    def condition(self, vector: Tensor, gate: Tensor) -> Tensor:
+        """Wo(gate_h * (Wv a)_h): what a condition a [B, dim] adds behind this attention [B, dim].
+
+        As released: the value projection is that of the base (no low-rank update, no attention
+        norm), the output projection the one in use. Biases are left out, for the attention's
+        own output has them already. `gate` [n_heads] is past its tanh.
+        """
+        c = self.config
+        value = base_product(self.wv, vector).view(-1, c.n_kv_heads, c.head_dim)
+        value = value.repeat_interleave(c.n_heads // c.n_kv_heads, 1)
+        return product(self.wo, (value * gate.to(value.dtype)[None, :, None]).flatten(1))
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -196,9 +233,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.w1 = nn.Linear(config.dim, config.ffn_dim, bias=False)
-        self.w2 = nn.Linear(config.ffn_dim, config.dim, bias=False)
-        self.w3 = nn.Linear(config.dim, config.ffn_dim, bias=False)
+        self.w1 = config.linear("w1", config.dim, config.ffn_dim)
+        self.w2 = config.linear("w2", config.ffn_dim, config.dim)
+        self.w3 = config.linear("w3", config.dim, config.ffn_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.w2(F.silu(self.w1(x)) * self.w3(x))
@@ -263,6 +300,24 @@ class Llama(nn.Module):
         """An empty cache in the type and on the device of the weights."""
         weight = self.tok_embeddings.weight
         return KVCache(self.config, batch, capacity, dtype=weight.dtype, device=weight.device)
+
+    def attention_condition(self, vectors: Tensor, gates: Tensor) -> Tensor:
+        """What a condition adds behind each layer's attention (see `Attention.condition`).
+
+        Args:
+            vectors: [B, n_layers, dim], bound feature plus query.
+            gates: [n_layers, n_heads], past their tanh.
+
+        Returns:
+            [B, n_layers, dim], for `inject` at the site "attention_output".
+        """
+        return torch.stack(
+            [
+                layer.attention.condition(vectors[:, i], gates[i])
+                for i, layer in enumerate(self.layers)
+            ],
+            1,
+        )
 
     def forward(
         self,
