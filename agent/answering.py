@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
 
 from anybind.agent import protocol
 from anybind.agent.arguments import wish
@@ -112,8 +111,7 @@ def generate(runtime: Runtime, state: TurnState, kind: str) -> Iterator[Event]:
     text = _wanted(runtime, state)
     condition = state.condition
     if text is not None:
-        condition = model.embed_parts([Text.of(text)])[0]
-        condition = model.retrieve(condition) if _cached(model) else condition
+        condition = model.condition([Text.of(text)])
     made = generator.generate(condition, text, seed=state.request.seed)
     sources = () if text is not None else tuple(p.name for p, _ in state.mixed)
     yield from keep(state, made_by(made, f"generator:{generator.name}", sources))
@@ -135,7 +133,3 @@ def _wanted(runtime: Runtime, state: TurnState) -> str | None:
     parser = runtime.nouns
     says = parser is None or bool(things(parser.nouns(text)))
     return text if says or state.condition is None else None
-
-
-def _cached(model: Any) -> bool:
-    return "text" in cast("frozenset[str]", getattr(model, "cache_kinds", frozenset[str]()))

@@ -31,7 +31,7 @@ class RunContext:
     def answer(self, question: str, *parts: AnyPart) -> str:
         """Ask the model about parts, without tools and outside the conversation."""
         model = self.model
-        condition = model.mix(model.embed_parts(parts)) if parts else None
+        condition = model.condition(parts) if parts else None
         prompt = model.language.render([Message("user", question)])
         sampling = Sampling(max_tokens=64, seed=self._seed)
         items = model.language.stream(prompt, condition, sampling)
@@ -51,7 +51,7 @@ class RunContext:
             generator = self._runtime.generator(kind)
             model = self.model
             given = list(parts) or ([Text.of(text)] if text else [])
-            condition = model.mix(model.embed_parts(given)) if given else None
+            condition = model.condition(given) if given else None
             return generator.generate(condition, text, seed=self._seed)
         except AnybindError as error:
             raise ToolError(f"No {kind} could be made: {error}") from error

@@ -59,12 +59,6 @@ def _condition(runtime: Runtime, state: TurnState) -> Iterator[Event]:
                 weighted.append((state.artifacts.get(name), weight))
     if not weighted:
         return
-    embeddings = model.embed_parts([p for p, _ in weighted])
-    kinds: frozenset[str] = getattr(model, "cache_kinds", frozenset())
-    embeddings = [
-        model.retrieve(e) if p.kind in kinds else e
-        for (p, _), e in zip(weighted, embeddings, strict=True)
-    ]
+    state.condition = model.condition([p for p, _ in weighted], [w for _, w in weighted])
     state.mixed = weighted
-    state.condition = model.mix(embeddings, [w for _, w in weighted])
     yield Conditioned(tuple(p.kind for p, _ in weighted), tuple(w for _, w in weighted))

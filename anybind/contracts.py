@@ -79,8 +79,8 @@ class Profile:
     """What a language model can do. Code asks this, never `isinstance`."""
 
     name: str
-    chat: Literal["chatml", "alpaca"]
-    """Prompt layout that `LanguageModel.render` writes."""
+    chat: Literal["chatml", "alpaca", "panda", "vicuna", "llama-2", "llama-3", "template"]
+    """Prompt layout that `LanguageModel.render` writes; "template" is the model's own."""
     injection: Literal["residual", "attention_output", "none"]
     space: str
     """The joint space whose embeddings it takes as a condition; "" for none."""
@@ -202,6 +202,13 @@ class MultimodalModel(Protocol):
 
     def retrieve(self, embedding: Embedding) -> Embedding:
         """Pull an embedding toward image features through the cache (paper eq. 3-4)."""
+        ...
+
+    def condition(
+        self, parts: Sequence[AnyPart], weights: Sequence[float] | None = None
+    ) -> Embedding:
+        """What a decoder or generator is given of parts: embedded, mixed, and pulled through the
+        cache where it applies."""
         ...
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +46,12 @@ class ImageBindLLM:
         encoders: Sequence[Encoder],
         cache: RetrievalCache | None = None,
         cache_kinds: frozenset[str] = frozenset(),
+        cache_apply: Literal["each", "mix"] = "each",
     ) -> None:
         self.language = language
         self.cache = cache
         self.cache_kinds = cache_kinds
+        self.cache_apply: Literal["each", "mix"] = cache_apply
         self._encoders: dict[str, Encoder] = {}
         self._waiting: dict[str, Callable[[], Encoder]] = {}
         for encoder in encoders:
@@ -67,12 +69,12 @@ class ImageBindLLM:
         assembly = bundle if isinstance(bundle, Assembly) else Assembly(bundle, **options)
         spec = assembly.bundle
         language = assembly.build("models", spec.model)
-        cache, kinds = None, frozenset[str]()
+        cache, kinds, apply = None, frozenset[str](), "each"
         if spec.cache:
             settings = dict(spec.cache)
-            kinds = frozenset(settings.pop("kinds", ()))
+            kinds, apply = frozenset(settings.pop("kinds", ())), settings.pop("apply", "each")
             cache = RetrievalCache.load(assembly.weight(settings.pop("file")), **settings)
-        model = cls(language, (), cache, kinds)
+        model = cls(language, (), cache, kinds, apply)
         for component in spec.encoders:
             offer = assembly.registry.spec("encoders", component.use)
             if isinstance(offer, EncoderSpec):
@@ -185,6 +187,25 @@ class ImageBindLLM:
             provenance=Provenance("cache", embedding.provenance.sources),
         )
 
+    def condition(
+        self, parts: Sequence[AnyPart], weights: Sequence[float] | None = None
+    ) -> Embedding:
+        """What a decoder or generator is given of parts: embedded, mixed by weight, and pulled
+        through the cache where it applies.
+
+        The cache takes the mix if its `apply` is "mix" (as the released code does), else each
+        part of the kinds that the bundle names for it.
+        """
+        embeddings = self.embed_parts(parts)
+        cached = [p.kind in self.cache_kinds for p in parts]
+        if self.cache_apply == "mix":
+            mixed = self.mix(embeddings, weights)
+            return self.retrieve(mixed) if any(cached) else mixed
+        pulled = [
+            self.retrieve(e) if pull else e for e, pull in zip(embeddings, cached, strict=True)
+        ]
+        return self.mix(pulled, weights)
+
     def generate(
         self,
         question: str,
@@ -206,12 +227,7 @@ class ImageBindLLM:
         """`generate` as a stream."""
         condition = None
         if things:
-            parts = [self.part(t) for t in things]
-            embeddings = [
-                self.retrieve(e) if p.kind in self.cache_kinds else e
-                for p, e in zip(parts, self.embed_parts(parts), strict=True)
-            ]
-            condition = self.mix(embeddings, weights)
+            condition = self.condition([self.part(t) for t in things], weights)
         prompt = self.language.render([Message("user", question)])
         return self.language.stream(prompt, condition, sampling or Sampling())
 

@@ -137,6 +137,11 @@ class FakeModel:
 
         return mix(embeddings, weights)
 
+    def condition(
+        self, parts: Sequence[AnyPart], weights: Sequence[float] | None = None
+    ) -> Embedding:
+        return self.mix(self.embed_parts(parts), weights)
+
     def retrieve(self, embedding: Embedding) -> Embedding:
         return embedding
 

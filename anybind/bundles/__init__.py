@@ -29,6 +29,8 @@ class Component(BaseModel):
     """Role in the component -> key in the bundle's `weights`."""
     options: dict[str, Any] = Field(default_factory=dict)
     device: str = "cpu"
+    footprint: int = 0
+    """Bytes in memory once loaded, where the bundle knows better than the component."""
 
 
 class Bundle(BaseModel):
@@ -44,7 +46,8 @@ class Bundle(BaseModel):
     model: Component
     encoders: list[Component]
     cache: dict[str, Any] | None = None
-    """The retrieval cache: `file` (a key in `weights`), `top_k`, `weight`, `kinds`."""
+    """The retrieval cache: `file` (a key in `weights`), `top_k`, `weight`, `kinds` (of parts that it
+    is for), `apply` ("each" part, or the "mix" as a whole)."""
     nouns: Component | None = None
     grounding: Component | None = None
     experts: list[Component] = Field(default_factory=list[Component])
