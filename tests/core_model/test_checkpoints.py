@@ -12,7 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from anybind.core_model.checkpoints import load_decoder, read_gguf
+from anybind.core_model.checkpoints import (
+    UnfitError,
+    assemble,
+    hf_config,
+    load_decoder,
+    read_gguf,
+)
 from anybind.errors import ModelError
 
 torch.set_num_threads(1)
@@ -87,7 +93,10 @@ def _without(name: str) -> Any:
         (_without("lm_head.weight"), "output.weight"),
         (lambda s: s | {"model.layers.7.mlp.up_proj.weight": torch.ones(48, 32)}, "layers.7"),
         (lambda s: s | {"vision.patch.weight": torch.ones(2)}, "vision.patch.weight"),
-        (lambda s: s | {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)}, "q_proj.bias"),
+        (
+            lambda s: s | {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)},
+            "attention.wq.bias",
+        ),
         (lambda s: s | {"model.norm.weight": torch.ones(33)}, "norm.weight"),
         (
             lambda s: s | {"model.layers.0.self_attn.k_proj.weight": torch.ones(32, 32)},
@@ -200,10 +209,10 @@ def test_a_separate_output_head_is_used(tmp_path: Path) -> None:
     assert torch.equal(model.output.weight, torch.from_numpy(head))
 
 
-def test_neutral_rotary_factors_are_ignored_others_refused(tmp_path: Path) -> None:
+def test_neutral_rotary_factors_are_ignored_senseless_ones_refused(tmp_path: Path) -> None:
     _gguf(tmp_path / "a.gguf", **{"rope_freqs.weight": np.ones(4, np.float32)})
     assert load_decoder(tmp_path / "a.gguf")[1].ignored == ("rope_freqs.weight",)
-    _gguf(tmp_path / "b.gguf", **{"rope_freqs.weight": np.array([1, 1, 4, 8], np.float32)})
+    _gguf(tmp_path / "b.gguf", **{"rope_freqs.weight": np.array([1, 1, 0, 8], np.float32)})
     with pytest.raises(ModelError, match=r"rope_freqs\.weight"):
         load_decoder(tmp_path / "b.gguf")
 
@@ -213,8 +222,8 @@ def test_wrong_ggufs_are_refused_by_name(tmp_path: Path) -> None:
     _gguf(path, skip="blk.0.ffn_up.weight")
     with pytest.raises(ModelError, match=r"layers\.0\.feed_forward\.w3\.weight"):
         load_decoder(path)
-    _gguf(path, **{"blk.0.attn_q.bias": np.ones(16, np.float32)})
-    with pytest.raises(ModelError, match=r"blk\.0\.attn_q\.bias"):
+    _gguf(path, **{"blk.0.ffn_norm.bias": np.ones(16, np.float32)})
+    with pytest.raises(ModelError, match=r"blk\.0\.ffn_norm\.bias"):
         load_decoder(path)
     _gguf(path, arch="gpt2")
     with pytest.raises(ModelError, match="gpt2"):
@@ -237,3 +246,95 @@ def test_neither_gguf_nor_folder(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(b"x")
     with pytest.raises(ModelError, match=r"model\.bin"):
         load_decoder(tmp_path / "model.bin")
+
+
+@torch.inference_mode()
+def test_rotary_factors_are_llama_3_scaling(tmp_path: Path) -> None:
+    """The factors of a GGUF and the four numbers of a config.json are two ways to say one thing."""
+    from dataclasses import replace
+
+    from anybind.core_model.llama import RopeScaling, rope_frequencies
+
+    _gguf(tmp_path / "plain.gguf")
+    config, state, _ = read_gguf(tmp_path / "plain.gguf")
+    scaled = replace(config, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 32))
+    factors = rope_frequencies(config) / rope_frequencies(scaled)
+    assert factors.max() > 2
+    _gguf(tmp_path / "b.gguf", **{"rope_freqs.weight": factors.float().numpy()})
+    model, _ = load_decoder(tmp_path / "b.gguf")
+    ids = torch.arange(30)[None] % 10
+    expected = assemble(replace(scaled, tied=True), state)[0](ids)
+    torch.testing.assert_close(model(ids), expected, atol=1e-5, rtol=1e-5)
+    plain, _ = load_decoder(tmp_path / "plain.gguf")
+    assert (plain(ids) - expected).abs().max() > 1e-3
+
+
+@torch.inference_mode()
+def test_biases_of_a_gguf_are_used(tmp_path: Path) -> None:
+    _gguf(tmp_path / "a.gguf")
+    _gguf(tmp_path / "b.gguf", **{"blk.0.attn_output.bias": np.full(16, 0.5, np.float32)})
+    plain, biased = load_decoder(tmp_path / "a.gguf")[0], load_decoder(tmp_path / "b.gguf")[0]
+    assert biased.config.biases == ("wo",)
+    ids = torch.arange(5)[None]
+    inject = torch.full((1, 1, 16), 0.5)
+    expected = plain(ids, inject=inject, site="attention_output")
+    torch.testing.assert_close(biased(ids), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+@torch.inference_mode()
+def test_biases_of_a_folder_are_used(tmp_path: Path, kind: str) -> None:
+    import transformers as t
+
+    torch.manual_seed(0)
+    sizes: dict[str, Any] = {
+        "vocab_size": 40, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64,
+    }  # fmt: skip
+    if kind == "llama":
+        theirs: Any = t.LlamaForCausalLM(t.LlamaConfig(**sizes, attention_bias=True, mlp_bias=True))
+    else:
+        theirs = t.Qwen2ForCausalLM(t.Qwen2Config(**sizes))
+    for name, parameter in theirs.named_parameters():
+        if name.endswith("bias"):
+            parameter.normal_(0, 0.5)
+    theirs.eval().save_pretrained(tmp_path)
+    model, report = load_decoder(tmp_path)
+    assert len(model.config.biases) == (7 if kind == "llama" else 3)
+    ids = torch.arange(12)[None]
+    torch.testing.assert_close(model(ids), theirs(ids).logits, atol=1e-5, rtol=1e-5)
+    _edit(tmp_path, _without("model.layers.1.self_attn.v_proj.bias"))
+    with pytest.raises(UnfitError, match=r"layers\.1\.attention\.wv\.bias") as caught:
+        load_decoder(tmp_path)
+    assert caught.value.report.missing == ("layers.1.attention.wv.bias",)
+    assert caught.value.report.loaded == report.loaded - 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, None])
+def test_the_type_is_what_is_asked_for(tmp_path: Path, folder: Path, dtype: Any) -> None:
+    _edit(folder, lambda s: {k: v.half() for k, v in s.items()})
+    _gguf(tmp_path / "m.gguf")
+    for path, stored in ((folder, torch.float16), (tmp_path / "m.gguf", torch.float32)):
+        model, _ = load_decoder(path, dtype=dtype)
+        assert {p.dtype for p in model.parameters()} == {dtype or stored}
+        assert model(torch.arange(5)[None]).isfinite().all()
+
+
+def test_tensors_of_the_wanted_type_are_not_copied(folder: Path) -> None:
+    """They are views of the memory map of the file."""
+    for file in (folder / "model.safetensors",):
+        _edit(folder, lambda s: s)
+        from anybind.core_model.checkpoints import read_hf
+
+        _, state, _ = read_hf(folder)
+        model, _ = assemble(hf_config(json.loads((folder / "config.json").read_text())), state)
+        for name, parameter in model.named_parameters():
+            assert parameter.data_ptr() == state[name].data_ptr(), (file, name)
+
+
+def test_a_window_shortens_the_context(folder: Path) -> None:
+    """Attention to a window is not built; within it there is no difference."""
+    file = folder / "config.json"
+    data = json.loads(file.read_text())
+    file.write_text(json.dumps(data | {"model_type": "mistral", "sliding_window": 16}))
+    assert load_decoder(folder)[0].config.context_length == 16
