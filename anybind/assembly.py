@@ -109,7 +109,11 @@ class Assembly:
             for key in component.weights.values():
                 weight = self.bundle.weights[key]
                 if local_path(weight, self.bundle.base) is None:
-                    raise MissingWeights(f"{weight.ref} is not fetched (anybind doctor --fetch)")
+                    how = "brought" if weight.ref.startswith("own:") else "fetched"
+                    raise MissingWeights(
+                        f"{weight.ref} is not {how} (anybind doctor --bundle "
+                        f"{self.bundle.reference})"
+                    )
         except AnybindError as error:
             return str(error)
         return ""

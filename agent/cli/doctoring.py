@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from anybind.agent.cli.output import FetchProgress, console, print_json, print_t
 from anybind.assembly import Assembly
 from anybind.errors import AnybindError, UserError
 from anybind.plugins import registry
-from anybind.weights import home, local_path, run_converter, sha256_of
+from anybind.weights import WeightRef, home, local_path, own_path, run_converter, sha256_of
 
 
 def doctor(bundle: str, fetch: bool, as_json: bool) -> None:
@@ -39,25 +40,34 @@ def _report(assembly: Assembly) -> dict[str, Any]:
     from anybind.agent.runtime import Runtime
 
     bundle = assembly.bundle
-    weights = [
-        {
-            "name": key,
-            "ref": w.ref,
-            "licence": w.licence,
-            "path": str(path) if (path := local_path(w, bundle.base)) else None,
-        }
-        for key, w in bundle.weights.items()
-    ]
+    weights = [_weight(key, w, bundle.base) for key, w in bundle.weights.items()]
     components = [
-        {"room": room, "use": c.use, "reason": assembly.why_not(room, c)}
+        {
+            "room": room,
+            "use": c.use,
+            "reason": assembly.why_not(room, c),
+            "bytes": c.footprint or _footprint(assembly, room, c.use),
+        }
         for room, c in assembly.components()
     ]
+    if bundle.cache is not None:
+        weight = bundle.weights[bundle.cache["file"]]
+        path = local_path(weight, bundle.base)
+        components.append(
+            {
+                "room": "cache",
+                "use": bundle.cache["file"],
+                "reason": "" if path else _todo(weight),
+                "bytes": _size(path),
+            }
+        )
     unavailable = [{"tool": t.name, "reason": why} for t, why in Runtime(assembly).tools() if why]
     return {
         "bundle": bundle.name,
         "python": platform.python_version(),
         "torch": _version("torch"),
         "home": str(home()),
+        "memory": _memory(),
         "weights": weights,
         "components": components,
         "unavailable_tools": unavailable,
@@ -65,6 +75,58 @@ def _report(assembly: Assembly) -> dict[str, Any]:
             {"plugin": p.label, "error": p.error} for p in registry().plugins if p.error
         ],
     }
+
+
+def _weight(key: str, weight: WeightRef, base: Path) -> dict[str, Any]:
+    path = local_path(weight, base)
+    return {
+        "name": key,
+        "ref": weight.ref,
+        "licence": weight.licence,
+        "bytes": _size(path) or weight.bytes,
+        "path": str(path) if path else None,
+        "todo": "" if path else _todo(weight),
+    }
+
+
+def _todo(weight: WeightRef) -> str:
+    """What to do about weights that are not ready."""
+    if not weight.ref.startswith("own:"):
+        return "fetch it: anybind doctor --fetch"
+    place = own_path(weight)
+    if place.exists():
+        return "it is there; convert it: anybind doctor --fetch"
+    return f"put it at {place}. {weight.hint}".strip()
+
+
+def _size(path: Path | None) -> int:
+    if path is None:
+        return 0
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(f.stat().st_size for f in files if f.is_file())
+
+
+def _footprint(assembly: Assembly, room: str, use: str) -> int:
+    try:
+        return assembly.registry.spec(room, use).footprint
+    except AnybindError:
+        return 0
+
+
+def _memory() -> int:
+    """Bytes of main memory, 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def _gigabytes(count: int) -> str:
+    if not count:
+        return ""
+    return (
+        f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(count / 1e6, 0.1):.{count < 1e7:d}f} MB"
+    )
 
 
 def _version(name: str) -> str | None:
@@ -80,26 +142,45 @@ def _print(report: dict[str, Any]) -> None:
         f"weights in {report['home']}"
     )
     print_table(
-        ["weights", "from", "licence", "there"],
+        ["weights", "from", "licence", "size", "there"],
         [
-            (w["name"], w["ref"], w["licence"], "yes" if w["path"] else "no")
+            (
+                w["name"],
+                w["ref"],
+                w["licence"],
+                _gigabytes(w["bytes"]),
+                "no" if w["todo"] else "yes",
+            )
             for w in report["weights"]
         ],
     )
     print_table(
-        ["component", "room", "ready"],
-        [(c["use"], c["room"], c["reason"] or "yes") for c in report["components"]],
+        ["component", "room", "memory", "ready"],
+        [
+            (c["use"], c["room"], _gigabytes(c["bytes"]), c["reason"] or "yes")
+            for c in report["components"]
+        ],
     )
+    needed = sum(c["bytes"] for c in report["components"])
+    console.print(
+        f"all of it loaded takes about {_gigabytes(needed)}"
+        + (f" of this machine's {_gigabytes(report['memory'])}" if report["memory"] else "")
+        + "; parts are loaded when they are first used"
+    )
+    for w in report["weights"]:
+        if w["todo"]:
+            console.print(f"{w['name']}: {w['todo']}", style="yellow")
+    reasons: dict[str, list[str]] = {}
     for tool in report["unavailable_tools"]:
-        console.print(f"tool {tool['tool']} is not available: {tool['reason']}", style="yellow")
+        reasons.setdefault(tool["reason"], []).append(tool["tool"])
+    for reason, names in reasons.items():
+        console.print(f"tools not available, {reason}: {', '.join(names)}", style="dim")
     for broken in report["broken_plugins"]:
         console.print(f"broken plugin {broken['plugin']}: {broken['error']}", style="red")
     for problem in report["problems"]:
         console.print(problem, style="red")
-    if report["healthy"]:
-        console.print("healthy", style="green")
-    else:
-        console.print("not healthy; try: anybind doctor --fetch", style="red")
+    healthy = report["healthy"]
+    console.print("healthy" if healthy else "not healthy", style="green" if healthy else "red")
 
 
 def convert(name: str, source: Path, target: Path, sha256: str) -> None:
