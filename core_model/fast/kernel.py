@@ -1,0 +1,357 @@
+"""The whole decoder as one function, run side by side by the threads of a team.
+
+Knows arrays only. `forward` takes M rows (batch x new positions) from token ids to logits; the
+members divide rows, heads or weight tiles among themselves and meet at a barrier between the
+phases. Python is entered once a call instead of once an operation, which is what makes a small
+decoder fast. Sizes are checked by the caller: nothing here looks at bounds.
+
+Numerics: weights times activations in integers, with one scale for each 32 activations; sums,
+norms, rotary positions, softmax and the stream between the layers in float32. A row's result does
+not depend on the rows beside it nor on the number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+
+from numba import njit, types
+
+from anybind.core_model.fast.simd import (
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    breathe,
+    dots4,
+    exp_sum16,
+    quantise32,
+    silu_quantise32,
+    tile4_1,
+    tile4_4,
+    tile8_1,
+    tile8_4,
+    weighted16,
+)
+
+if hasattr(os, "sched_yield"):
+    _yield = types.ExternalFunction("sched_yield", types.int32())
+else:
+    _yield = types.ExternalFunction("SwitchToThread", types.int32())
+
+_OPTIONS = {
+    "cache": True,
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+}
+_SPINS = 3000
+"""Looks at the barrier before the processor is offered to others."""
+
+
+@njit(**_OPTIONS)
+def meet(sync, threads):
+    """Wait until all threads are here. Returns at once when the team gives up."""
+    if threads == 1:
+        return
+    count = sync.ctypes.data
+    turn = count + 64
+    now = atomic_load(turn)
+    if atomic_add(count, 1) == threads - 1:
+        atomic_store(count, 0)
+        atomic_store(turn, now + 1)
+        return
+    spins = 0
+    while atomic_load(turn) == now:
+        if atomic_load(count + 128) != 0:
+            return
+        breathe()
+        spins += 1
+        if spins > _SPINS:
+            _yield()
+
+
+@njit(**_OPTIONS)
+def product(me, threads, isa, bits, rows, weights, tiles, groups, x, y, y_step, keep):
+    """y[rows, tiles * 16] (+)= x * weights; x is (int8, scale, scale * sum, -128 * sum)."""
+    xq, xs, xt, xi = x
+    x_step, g_step = xq.strides[0], xs.strides[0] // 4
+    q_at, s_at, t_at, i_at = xq.ctypes.data, xs.ctypes.data, xt.ctypes.data, xi.ctypes.data
+    size = groups * (320 if bits == 4 else 544)
+    for tile in range(tiles * me // threads, tiles * (me + 1) // threads):
+        w, at = weights + tile * size, y + tile * 64
+        m = 0
+        while m < rows:
+            q, g, out = q_at + m * x_step, m * g_step * 4, at + m * y_step * 4
+            s, t, i = s_at + g, t_at + g, i_at + g
+            if m + 4 <= rows:
+                if bits == 4:
+                    tile4_4(isa, w, q, s, t, i, x_step, g_step, groups, out, y_step, keep)
+                else:
+                    tile8_4(isa, w, q, s, t, i, x_step, g_step, groups, out, y_step, keep)
+                m += 4
+            else:
+                if bits == 4:
+                    tile4_1(isa, w, q, s, t, i, x_step, g_step, groups, out, y_step, keep)
+                else:
+                    tile8_1(isa, w, q, s, t, i, x_step, g_step, groups, out, y_step, keep)
+                m += 1
+
+
+@njit(**_OPTIONS)
+def quantise_row(source, groups, x, m):
+    """int8 of the floats at `source` as row m of x."""
+    xq, xs, xt, xi = x
+    q, g = xq.ctypes.data + m * xq.strides[0], m * xs.strides[0]
+    for k in range(groups):
+        quantise32(
+            source + k * 128, q + k * 32, xs.ctypes.data + g + 4 * k,
+            xt.ctypes.data + g + 4 * k, xi.ctypes.data + g + 4 * k,
+        )  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def norm_row(row, weight, eps, out):
+    """Root-mean-square norm of one row."""
+    total = types.float32(0.0)
+    for d in range(row.size):
+        total += row[d] * row[d]
+    scale = types.float32(1.0 / math.sqrt(total / row.size + eps))
+    for d in range(row.size):
+        out[d] = row[d] * scale * weight[d]
+
+
+@njit(**_OPTIONS)
+def embed_row(bits, weights, groups, token, row):
+    """The embedding of a token, dequantised out of its tile (8 bits)."""
+    tile, r = token // 16, token % 16
+    for g in range(groups):
+        at = (tile * groups + g) * 544
+        scale = half_to_float(weights[at + 512 + 2 * r], weights[at + 513 + 2 * r])
+        for k in range(32):
+            byte = types.int32(weights[at + (k // 4) * 64 + r * 4 + k % 4])
+            row[g * 32 + k] = types.float32(byte - 128) * scale
+
+
+@njit(**_OPTIONS)
+def half_to_float(low, high):
+    """float16, given as two bytes."""
+    word = types.int32(low) | (types.int32(high) << 8)
+    exponent, fraction = (word >> 10) & 31, word & 1023
+    if exponent == 0:
+        value = fraction * 2.0**-24
+    else:
+        value = (1.0 + fraction / 1024.0) * 2.0 ** (exponent - 15)
+    return types.float32(-value if word & 0x8000 else value)
+
+
+@njit(**_OPTIONS)
+def rotate_row(x, cos, sin, half):
+    """Rotary positions in place; `half`: pairs (j, j + D/2), else (2 j, 2 j + 1)."""
+    for j in range(cos.size):
+        a_at = j if half else 2 * j
+        b_at = j + cos.size if half else 2 * j + 1
+        a, b = x[a_at], x[b_at]
+        x[a_at] = a * cos[j] - b * sin[j]
+        x[b_at] = a * sin[j] + b * cos[j]
+
+
+@njit(**_OPTIONS)
+def attend(q, keys, values, low, high, scale, seen, scores, out):
+    """Softmax attention of one query over positions low..high-1; (greatest score, sum of weights).
+
+    `out` gets the weighted sum of the values, not divided. `seen` is the mask over positions, or
+    empty for all.
+    """
+    width = q.size
+    step, steps = keys.strides[0], width // 16
+    count = high - low
+    whole = count - count % 4 if width % 16 == 0 else 0
+    q_at, k_at, s_at = q.ctypes.data, keys.ctypes.data + low * step, scores.ctypes.data
+    for s in range(0, whole, 4):
+        dots4(q_at, k_at + s * step, step, steps, s_at + 4 * s)
+    for s in range(whole, count):
+        total = types.float32(0.0)
+        for d in range(width):
+            total += q[d] * keys[low + s, d]
+        scores[s] = total
+    top = types.float32(-1e30)
+    for s in range(count):
+        scores[s] *= scale
+        if seen.size and not seen[low + s]:
+            scores[s] = -1e30
+        top = max(top, scores[s])
+    padded = (count + 15) // 16
+    for s in range(count, padded * 16):
+        scores[s] = -1e30
+    out[:] = 0
+    if count == 0 or top <= -1e29:
+        return types.float32(-1e30), types.float32(0.0)
+    total = exp_sum16(s_at, top, padded)
+    if whole:
+        for d in range(0, width, 16):
+            weighted16(
+                s_at, values.ctypes.data + low * step + 4 * d, step, whole // 4,
+                out.ctypes.data + 4 * d,
+            )  # fmt: skip
+    for s in range(whole, count):
+        for d in range(width):
+            out[d] += scores[s] * values[low + s, d]
+    return top, total
+
+
+@njit(**_OPTIONS)
+def forward(
+    me, threads, sync, isa, bits, sizes, eps, weights, places, norms, biases, tables,
+    tokens, rows, positions, starts, inject, mask, keys, values, scratch, outputs, logits,
+):  # fmt: skip
+    """Token ids to logits; see `decoder.py` for the arguments."""
+    layers, dim, heads, kv_heads, width, ffn, half, has_bias, site, past, time, chunks = sizes
+    cos, sin = tables
+    x, normed, qkv, attended, parts, scores, gates, a, h = scratch
+    base = weights.ctypes.data
+    share = heads // kv_heads
+    scale = types.float32(1.0 / math.sqrt(width))
+    dim_groups, att_groups, ffn_groups = dim // 32, heads * width // 32, ffn // 32
+    q_width, kv_width = heads * width, kv_heads * width
+    qkv_tiles = (q_width + 2 * kv_width + 15) // 16
+    head_place, embedding_place = places[layers, 0], places[layers, 1]
+    end = past + time
+    for m in range(me, rows, threads):
+        embed_row(8, weights[embedding_place:], dim_groups, tokens[m], x[m])
+    for layer in range(layers):
+        # The condition, norm and quantisation: rows. A row stays with its thread since the
+        # barrier behind the last product (or since it was embedded).
+        for m in range(me, rows, threads):
+            if site == 1:
+                vector = inject[(m // time) % inject.shape[0], layer]
+                for d in range(dim):
+                    x[m, d] += vector[d]
+            norm_row(x[m], norms[2 * layer], eps, normed[m])
+            quantise_row(normed[m].ctypes.data, dim_groups, a, m)
+        meet(sync, threads)
+        # Queries, keys and values: tiles.
+        product(
+            me, threads, isa, bits, rows, base + places[layer, 0], qkv_tiles, dim_groups, a,
+            qkv.ctypes.data, qkv.shape[1], 0,
+        )  # fmt: skip
+        meet(sync, threads)
+        # Rotary positions, and into the cache: heads.
+        for unit in range(me, rows * (heads + kv_heads), threads):
+            m, head = unit // (heads + kv_heads), unit % (heads + kv_heads)
+            at = positions[m]
+            part = qkv[m, head * width : (head + 1) * width]
+            if has_bias:
+                for d in range(width):
+                    part[d] += biases[layer, head * width + d]
+            rotate_row(part, cos[at], sin[at], half)
+            if head >= heads:
+                kv, slot, row = head - heads, past + m % time, m // time
+                keys[layer, row, kv, slot] = part
+                value = q_width + kv_width + kv * width
+                for d in range(width):
+                    v = qkv[m, value + d]
+                    if has_bias:
+                        v += biases[layer, value + d]
+                    values[layer, row, kv, slot, d] = v
+        meet(sync, threads)
+        # Attention: heads, and shares of the positions when there are few rows.
+        for unit in range(me, rows * kv_heads * chunks, threads):
+            m, rest = unit // (kv_heads * chunks), unit % (kv_heads * chunks)
+            kv, chunk = rest // chunks, rest % chunks
+            row, slot = m // time, past + m % time
+            first = min(starts[row], slot)
+            last = end if mask.size else slot + 1
+            if mask.size:
+                first = 0
+            count = last - first
+            low, high = first + count * chunk // chunks, first + count * (chunk + 1) // chunks
+            seen = mask[row % mask.shape[0], m % time] if mask.size else mask[0, 0]
+            for head in range(kv * share, (kv + 1) * share):
+                top, total = attend(
+                    qkv[m, head * width : (head + 1) * width], keys[layer, row, kv],
+                    values[layer, row, kv], low, high, scale, seen, scores[me],
+                    parts[m, head, chunk, :width],
+                )  # fmt: skip
+                parts[m, head, chunk, width] = top
+                parts[m, head, chunk, width + 1] = total
+        meet(sync, threads)
+        for m in range(me, rows, threads):
+            for head in range(heads):
+                out = attended[m, head * width : (head + 1) * width]
+                merge(parts[m, head], chunks, width, out)
+            quantise_row(attended[m].ctypes.data, att_groups, a, m)
+        meet(sync, threads)
+        product(
+            me, threads, isa, bits, rows, base + places[layer, 1], dim // 16, att_groups, a,
+            x.ctypes.data, dim, 1,
+        )  # fmt: skip
+        meet(sync, threads)
+        for m in range(me, rows, threads):
+            if site == 2:
+                vector = inject[(m // time) % inject.shape[0], layer]
+                for d in range(dim):
+                    x[m, d] += vector[d]
+            if has_bias:
+                for d in range(dim):
+                    x[m, d] += biases[layer, q_width + 2 * kv_width + d]
+            norm_row(x[m], norms[2 * layer + 1], eps, normed[m])
+            quantise_row(normed[m].ctypes.data, dim_groups, a, m)
+        meet(sync, threads)
+        # Gate and up, 32 columns at a time (4 tiles), and at once their product as int8.
+        gate_at = q_width + 2 * kv_width + dim
+        for unit in range(ffn_groups * me // threads, ffn_groups * (me + 1) // threads):
+            mine = gates[me]
+            product(
+                0, 1, isa, bits, rows,
+                base + places[layer, 2] + unit * 4 * dim_groups * (320 if bits == 4 else 544),
+                4, dim_groups, a, mine.ctypes.data, 64, 0,
+            )  # fmt: skip
+            hq, hs, ht, hi = h
+            for m in range(rows):
+                if has_bias:
+                    for d in range(64):
+                        # 16 gates, 16 ups, 16 gates, 16 ups
+                        column = unit * 32 + (d // 32) * 16 + d % 16
+                        mine[m, d] += biases[layer, gate_at + (d // 16 % 2) * ffn + column]
+                g = m * hs.strides[0] + 4 * unit
+                silu_quantise32(
+                    mine.ctypes.data + m * 256, hq.ctypes.data + m * hq.strides[0] + unit * 32,
+                    hs.ctypes.data + g, ht.ctypes.data + g, hi.ctypes.data + g,
+                )  # fmt: skip
+        meet(sync, threads)
+        product(
+            me, threads, isa, bits, rows, base + places[layer, 3], dim // 16, ffn_groups, h,
+            x.ctypes.data, dim, 1,
+        )  # fmt: skip
+        meet(sync, threads)
+        if has_bias:
+            for m in range(me, rows, threads):
+                for d in range(dim):
+                    x[m, d] += biases[layer, gate_at + 2 * ffn + d]
+    for i in range(me, outputs.size, threads):
+        norm_row(x[outputs[i]], norms[2 * layers], eps, normed[outputs[i]])
+        quantise_row(normed[outputs[i]].ctypes.data, dim_groups, a, i)
+    meet(sync, threads)
+    if outputs.size:
+        product(
+            me, threads, isa, 8, outputs.size, base + head_place, logits.shape[1] // 16,
+            dim_groups, a, logits.ctypes.data, logits.shape[1], 0,
+        )  # fmt: skip
+    meet(sync, threads)
+
+
+@njit(**_OPTIONS)
+def merge(parts, chunks, width, out):
+    """Join the shares of one head's attention."""
+    top = parts[0, width]
+    for c in range(1, chunks):
+        top = max(top, parts[c, width])
+    total = types.float32(0.0)
+    out[:] = 0
+    for c in range(chunks):
+        weight = types.float32(math.exp(parts[c, width] - top))
+        total += weight * parts[c, width + 1]
+        for d in range(width):
+            out[d] += weight * parts[c, d]
+    for d in range(width):
+        out[d] /= total
