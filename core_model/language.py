@@ -21,9 +21,9 @@ from anybind.core_model.bind import BindNetwork
 from anybind.core_model.decoder import Decoder
 from anybind.core_model.grammar import GrammarEngine, Held
 from anybind.core_model.prefix import PrefixStore, Slot
-from anybind.core_model.prompts import RENDERERS
+from anybind.core_model.prompts import LAYOUTS, Renderer
 from anybind.core_model.sampling import StopCutter, choose
-from anybind.core_model.tokenizer import Detokenizer, Tokenizer
+from anybind.core_model.tokenizer import Detokenizer, Tokenizer, encode_tail, end_ids
 from anybind.errors import ModelError, UserError
 
 
@@ -31,19 +31,29 @@ class InjectedLanguageModel:
     """A LLaMA whose layers take a bound joint embedding."""
 
     def __init__(
-        self, decoder: Decoder, tokenizer: Tokenizer, bind: BindNetwork | None, profile: Profile
+        self,
+        decoder: Decoder,
+        tokenizer: Tokenizer,
+        bind: BindNetwork | None,
+        profile: Profile,
+        layout: Renderer | None = None,
     ) -> None:
+        """`layout` writes the prompts; by default the one that the profile names."""
         self.decoder = decoder
         self.tokenizer = tokenizer
         self.bind = bind
         self.profile = profile
+        if layout is None and profile.chat not in LAYOUTS:
+            raise ModelError(f"{profile.name} names the layout {profile.chat!r} and brings none.")
+        self.layout: Renderer = layout or LAYOUTS[profile.chat]
+        self._ends = end_ids(tokenizer)
         self._prefixes = PrefixStore(decoder.new_cache)
         self._grammars: GrammarEngine | None = None
         self._lock = threading.Lock()
 
     def render(self, messages: Sequence[Message], reply_prefix: str = "") -> str:
         """The prompt of a conversation in this model's layout."""
-        return RENDERERS[self.profile.chat](messages, reply_prefix)
+        return self.layout.render(messages, reply_prefix)
 
     def count_tokens(self, text: str) -> int:
         """Length of a text in tokens."""
@@ -132,7 +142,7 @@ class InjectedLanguageModel:
     ) -> Iterator[Delta | Finish]:
         limit = self.decoder.config.context_length
         rng = torch.Generator().manual_seed(sampling.seed)
-        text, cutter = Detokenizer(self.tokenizer), StopCutter(sampling.stop)
+        text, cutter = Detokenizer(self.tokenizer), StopCutter(self._stops(sampling))
         pending, reply = ids[cached:], []
         reason = "length"
         while len(reply) < sampling.max_tokens:
@@ -160,7 +170,7 @@ class InjectedLanguageModel:
                 repetition_penalty=sampling.repetition_penalty,
             )
             pending = [token]
-            if token == self.tokenizer.eos:
+            if token in self._ends:
                 reason = "stop"
                 break
             reply.append(token)
@@ -206,7 +216,7 @@ class InjectedLanguageModel:
         self, prompt: str, continuations: Sequence[str], condition: Embedding | None
     ) -> list[float]:
         ids = self._encode(prompt)
-        tails = [self.tokenizer.encode(c) for c in continuations]
+        tails = [encode_tail(self.tokenizer, c) for c in continuations]
         self._check_room(len(ids) + max(map(len, tails)))
         inject = self._inject(condition)
         total = sum(map(len, tails))
@@ -268,7 +278,7 @@ class InjectedLanguageModel:
             if not torch.isfinite(logits).all():
                 raise ModelError("The decoder gave logits that are not finite.")
             chosen = logits[:, -1].argmax(-1)
-            done |= chosen == self.tokenizer.eos
+            done |= torch.tensor([int(t) in self._ends for t in chosen])
             if done.all():
                 break
             for i in (~done).nonzero().flatten().tolist():
@@ -276,9 +286,13 @@ class InjectedLanguageModel:
             step = chosen[:, None]
         out: list[str] = []
         for reply in replies:
-            cutter = StopCutter(sampling.stop)
+            cutter = StopCutter(self._stops(sampling))
             out.append(cutter.push(self.tokenizer.decode(reply)) + cutter.flush())
         return out
+
+    def _stops(self, sampling: Sampling) -> tuple[str, ...]:
+        """Where a reply ends: as the caller says and as the layout does; a grammar ends itself."""
+        return sampling.stop if sampling.grammar else (*sampling.stop, *self.layout.stops)
 
     @property
     def _site(self) -> str:

@@ -33,6 +33,12 @@ def _llama(build: Build) -> Any:
     return factory.build(build)
 
 
+def _transformers(build: Build) -> Any:
+    from anybind.core_model import transformers_loading
+
+    return transformers_loading.build(build)
+
+
 @hookimpl
 def register_encoders() -> Iterable[EncoderSpec]:
     """The encoders of nano."""
@@ -72,7 +78,7 @@ def register_encoders() -> Iterable[EncoderSpec]:
 
 @hookimpl
 def register_models() -> Iterable[ModelSpec]:
-    """The injected LLaMA."""
+    """The injected LLaMA, and decoders of transformers."""
     return [
         ModelSpec(
             name="llama",
@@ -82,7 +88,15 @@ def register_models() -> Iterable[ModelSpec]:
             extra="model",
             weights=("decoder",),
             footprint=600 << 20,
-        )
+        ),
+        ModelSpec(
+            name="transformers",
+            description="Any decoder of transformers (Hugging Face folder) with a bind network.",
+            factory=_transformers,
+            needs=("torch", "transformers", "llguidance", "tokenizers", "jinja2"),
+            extra="transformers",
+            weights=("decoder",),
+        ),
     ]
 
 

@@ -95,8 +95,8 @@ def test_gguf_fields_give_plain_values(nano: Assembly) -> None:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tokenizer.ggml.model": "llama"},
-        {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "qwen2"},
+        {"tokenizer.ggml.model": "t5"},
+        {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "tekken"},
         {},
     ],
 )
