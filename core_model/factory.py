@@ -1,57 +1,179 @@
-"""Factory of the language model: decoder file, tokenizer and bind network into one."""
+"""Factory of the language model: decoder, tokenizer and bind network or adapter into one.
+
+The decoder is a GGUF file, a Hugging Face folder or a converted Meta checkpoint; the condition
+comes through a bind network of ours or a released adapter.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from anybind.contracts import Build, Profile
-from anybind.core_model.adapters import load_bind
+from anybind.core_model import base_check
+from anybind.core_model.adapters import base_identity, load_adapter, load_bind
 from anybind.core_model.bind import BindNetwork
-from anybind.core_model.checkpoints import assemble, load_decoder, read_gguf_with_fields
+from anybind.core_model.checkpoints import LoadReport, load_with_fields
+from anybind.core_model.decoder import Decoder
+from anybind.core_model.identity import same
 from anybind.core_model.language import InjectedLanguageModel
-from anybind.core_model.tokenizer import Tokenizer, from_folder, from_gguf
-from anybind.errors import ModelError
+from anybind.core_model.llama import Llama
+from anybind.core_model.tokenizer import (
+    SentencePieceTokenizer,
+    Tokenizer,
+    from_folder,
+    from_gguf,
+)
+from anybind.errors import ModelError, UserError
+
+PRECISIONS: dict[str, torch.dtype | None] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": None,
+    "int4": None,
+}
+"""Option `precision` -> type of the weights; None is as stored, then quantised."""
+_QUANTISED = ("int8", "int4")
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The options of a bundle entry, checked."""
+
+    name: str
+    chat: str = "chatml"
+    space: str = ""
+    precision: str = "float32"
+    merge: bool = False
+    check_base: bool = True
+    context_length: int | None = None
 
 
 def build(build: Build) -> InjectedLanguageModel:
-    """Weights: `decoder` (GGUF file or HF folder), `bind` (optional safetensors).
+    """The language model of a bundle.
 
-    Options: `name`, `chat` ("chatml" or "alpaca"), `space`.
+    Weights: `decoder` (GGUF file, HF folder, or what `llama-meta` wrote); `tokenizer` (a
+    `tokenizer.model` or a folder; by default what lies with the decoder); `bind` (a bind network
+    of ours) or `adapter` (a released adapter that `imagebind-llm` converted).
+
+    Options: `name`; `chat` (prompt layout); `space` (whose embeddings condition it); `precision`
+    ("float32", "bfloat16", "float16", "int8", "int4"; the last two merge updates); `merge` (take
+    the low-rank updates of the adapter into the weights); `check_base` (false: take an adapter
+    for any base of its sizes); `context_length` (where the file doesn't say it, or to use less).
 
     Raises:
-        ModelError: the bind network was trained for a decoder of other sizes.
+        ModelError: files don't fit together: sizes, names of tensors, vocabulary, or an adapter
+            of another base.
+        UserError: the options make no sense.
     """
     path = Path(build.weights["decoder"])
-    decoder, tokenizer = _load(path)
-    bind = load_bind(build.weights["bind"]).eval() if "bind" in build.weights else None
-    if bind is not None:
-        bind.requires_grad_(False)
-        _check(bind, decoder.config.dim, decoder.config.n_layers, path.name)
-    options: dict[str, Any] = dict(build.options)
+    options = _options(build, path)
+    dtype = PRECISIONS[options.precision]
+    if path.suffix == ".gguf" and dtype is None:
+        dtype = torch.float32  # parts of one GGUF have different types
+    decoder, report, fields = load_with_fields(
+        path, dtype=dtype, context_length=options.context_length
+    )
+    decoder.to(build.device)
+    tokenizer = _tokenizer(build, path, fields)
+    _check_vocabulary(tokenizer, decoder, path)
+    bind = _condition(build, options, decoder, tokenizer, report)
+    ready: Decoder = decoder
+    if options.precision in _QUANTISED:
+        from anybind.core_model.fast import quantise
+
+        ready = quantise(decoder, options.precision)
     profile = Profile(
-        name=options.get("name", path.stem),
-        chat=options.get("chat", "chatml"),
+        name=options.name,
+        chat=options.chat,  # pyright: ignore[reportArgumentType]
         injection=bind.config.injection if bind is not None else "none",
-        space=options.get("space", "") if bind is not None else "",
+        space=options.space if bind is not None else "",
         context_length=decoder.config.context_length,
         grammar=True,
         batch=True,
     )
-    return InjectedLanguageModel(decoder, tokenizer, bind, profile)
+    return InjectedLanguageModel(ready, tokenizer, bind, profile)
 
 
-def _load(path: Path) -> tuple[Any, Tokenizer]:
-    if path.is_dir():
-        return load_decoder(path)[0], from_folder(path)
-    config, state, ignored, fields = read_gguf_with_fields(path)
-    return assemble(config, state, ignored)[0], from_gguf(fields)
+def _options(build: Build, path: Path) -> _Options:
+    given: dict[str, Any] = dict(build.options)
+    given.setdefault("name", path.stem)
+    try:
+        options = _Options(**given)
+    except TypeError as error:
+        raise UserError(
+            f"The model takes the options {', '.join(_Options.__dataclass_fields__)}; "
+            f"given: {', '.join(sorted(given))}."
+        ) from error
+    if options.precision not in PRECISIONS:
+        raise UserError(f"precision is one of {', '.join(PRECISIONS)}, not {options.precision!r}.")
+    if {"bind", "adapter"} <= set(build.weights):
+        raise UserError("Give the model either a bind network or an adapter, not both.")
+    return options
 
 
-def _check(bind: BindNetwork, dim: int, layers: int, name: str) -> None:
-    c = bind.config
-    if (c.model_dim, c.n_layers) != (dim, layers):
-        raise ModelError(
-            f"The bind network is for a decoder of width {c.model_dim} with {c.n_layers} layers; "
-            f"{name} has width {dim} and {layers} layers. Use the decoder it was trained with."
+def _tokenizer(build: Build, path: Path, fields: dict[str, Any]) -> Tokenizer:
+    given = build.weights.get("tokenizer")
+    if given is not None:
+        given = Path(given)
+        if given.is_dir():
+            return from_folder(given)
+        return (
+            from_folder(given.parent) if given.suffix == ".json" else SentencePieceTokenizer(given)
         )
+    if path.is_dir():
+        return from_folder(path)
+    if path.suffix == ".gguf":
+        return from_gguf(fields)
+    for place in (path.parent, path.parent.parent):  # beside, or one level up as Meta has it
+        if (place / "tokenizer.model").is_file():
+            return SentencePieceTokenizer(place / "tokenizer.model")
+    raise ModelError(
+        f"There is no tokenizer.model beside {path} or one level up; put Meta's there, or name it "
+        "in the bundle as the weights `tokenizer`."
+    )
+
+
+def _check_vocabulary(tokenizer: Tokenizer, decoder: Llama, path: Path) -> None:
+    rows = decoder.config.vocab_size
+    exact = path.suffix == ".safetensors"  # Meta's models have no spare rows
+    if tokenizer.size > rows or (exact and tokenizer.size != rows):
+        raise ModelError(
+            f"The tokenizer has {tokenizer.size} tokens, {path.name} {rows}: they don't belong "
+            "together."
+        )
+
+
+def _condition(
+    build: Build, options: _Options, decoder: Llama, tokenizer: Tokenizer, report: LoadReport
+) -> BindNetwork | None:
+    """What turns an embedding into a condition; an adapter tunes the decoder on the way."""
+    c, name = decoder.config, Path(build.weights["decoder"]).name
+    if "adapter" in build.weights:
+        adapter = load_adapter(Path(build.weights["adapter"]))
+        base_check.attach(
+            decoder, adapter, tokenizer, identity=report.identity, name=name,
+            merge=options.merge or options.precision in _QUANTISED, check=options.check_base,
+        )  # fmt: skip
+        return adapter.bind.to(build.device)
+    if "bind" not in build.weights:
+        return None
+    path = Path(build.weights["bind"])
+    bind = load_bind(path).eval().requires_grad_(False)
+    b = bind.config
+    if (b.model_dim, b.n_layers) != (c.dim, c.n_layers):
+        raise ModelError(
+            f"The bind network is for a decoder of width {b.model_dim} with {b.n_layers} layers; "
+            f"{name} has width {c.dim} and {c.n_layers} layers. Use the decoder it was trained "
+            "with."
+        )
+    if options.check_base and same(base_identity(path), report.identity) is False:
+        raise ModelError(
+            f"{path.name} was trained with other weights than those of {name}. Use the decoder it "
+            'was trained with, or set "check_base": false in the options of the model.'
+        )
+    return bind.to(build.device)

@@ -10,7 +10,7 @@ difference.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -27,20 +27,25 @@ def identity(state: Mapping[str, Tensor], *, exact: bool = True) -> str:
         state: Tensors of the base; others are not looked at.
         exact: Whether they are as trained, not quantised.
     """
-    layers = [int(n.split(".")[1]) for n in state if n.startswith("layers.")]
-    if not layers or "tok_embeddings.weight" not in state:
-        return ""
-    last = max(layers)
-    names = ["tok_embeddings.weight"]
-    names += [f"layers.{i}.{p}.weight" for i in (0, last // 2, last) for p in _PARTS]
     digest = hashlib.sha256()
-    for name in names:
+    for name in identifying(state):
         tensor = state.get(name)
         if tensor is None or tensor.is_meta or tensor.dim() != 2:
             return ""
         digest.update(f"{name} {tuple(tensor.shape)}\n".encode())
         digest.update(_sample(tensor).numpy().tobytes())
     return f"{EXACT if exact else QUANTISED}:{digest.hexdigest()[:32]}"
+
+
+def identifying(names: Collection[str]) -> list[str]:
+    """Which tensors an identity looks at, given the names of all."""
+    numbers = (n.split(".")[1] for n in names if n.startswith("layers."))
+    last = max((int(n) for n in numbers if n.isdigit()), default=0)
+    layers = dict.fromkeys((0, last // 2, last))
+    return [
+        "tok_embeddings.weight",
+        *(f"layers.{i}.{p}.weight" for i in layers for p in _PARTS),
+    ]
 
 
 def same(one: str, other: str) -> bool | None:

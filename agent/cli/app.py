@@ -157,7 +157,7 @@ def doctor(
 @app.command()
 def convert(
     converter: Annotated[str, typer.Argument(help="Name of a converter (see: anybind plugins).")],
-    source: Annotated[Path, typer.Argument(help="The foreign file.")],
+    source: Annotated[Path, typer.Argument(help="The foreign file, or folder of shards.")],
     target: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
     sha256: Annotated[str, typer.Option(help="Refuse the source if its hash is another.")] = "",
 ) -> None:
@@ -165,6 +165,18 @@ def convert(
     from anybind.agent.cli import doctoring
 
     doctoring.convert(converter, source, target, sha256)
+
+
+@app.command(name="merge-delta")
+def merge_delta(
+    base: Annotated[Path, typer.Argument(help="The base: Meta's folder, .pth, or converted.")],
+    delta: Annotated[Path, typer.Argument(help="The delta, in one of the same forms.")],
+    target: Annotated[Path, typer.Argument(help="The safetensors file to write.")],
+) -> None:
+    """Add a delta (Open-Chinese-LLaMA) to the base that it was taken from."""
+    from anybind.agent.cli import doctoring
+
+    doctoring.merge_delta(base, delta, target)
 
 
 @app.callback(invoke_without_command=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -188,8 +189,10 @@ def convert(name: str, source: Path, target: Path, sha256: str) -> None:
     converters = registry().converters
     if name not in converters:
         raise UserError(f"No converter {name!r}; on offer: {', '.join(sorted(converters))}.")
-    if not source.is_file():
+    if not source.exists():
         raise UserError(f"There is no file {source}.")
+    if source.is_dir() and sha256:
+        raise UserError(f"{source} is a folder; a hash is of one file.")
     if target.suffix != ".safetensors":
         raise UserError(f"{target}: converters write .safetensors.")
     if sha256 and sha256_of(source) != sha256.lower():
@@ -197,3 +200,31 @@ def convert(name: str, source: Path, target: Path, sha256: str) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     run_converter(converters[name], source, target)
     console.print(f"{target} written")
+
+
+def merge_delta(base: Path, delta: Path, target: Path) -> None:
+    """Add a published delta to the base that it was taken from."""
+    if target.suffix != ".safetensors":
+        raise UserError(f"{target}: the result is written as .safetensors.")
+    if target.exists():
+        raise UserError(f"{target} is there already; nothing was changed.")
+    for source in (base, delta):
+        if not source.exists():
+            raise UserError(f"There is no file {source}.")
+    from anybind.core_model.convert.llama_delta import merge_delta as merge
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        ready: list[Path] = []
+        for name, source in (("base", base), ("delta", delta)):
+            if source.suffix != ".safetensors":
+                console.print(f"converting {source}")
+                made = Path(scratch) / f"{name}.safetensors"
+                run_converter(registry().converters["llama-meta"], source, made)
+                source = made
+            ready.append(source)
+        identity = merge(*ready, target)
+        tokenizer = Path(scratch) / "tokenizer.model"
+        if tokenizer.exists() and not (target.parent / tokenizer.name).exists():
+            tokenizer.rename(target.parent / tokenizer.name)
+    console.print(f"{target} written, identity {identity}")
