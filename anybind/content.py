@@ -7,10 +7,10 @@ become parts in `anybind.media` only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,6 +65,154 @@ class Waveform:
     def seconds(self) -> float:
         """Duration in seconds."""
         return float(self.samples.shape[1]) / self.rate
+
+
+class FrameSource(Protocol):
+    """Where the frames and the sound of a film come from; decodes on demand."""
+
+    def walk(self, start: float, end: float) -> Iterator[tuple[float, Callable[[], Any]]]:
+        """Time in seconds, and a function that gives the frame as uint8 RGB
+        [height, width, 3], for each frame shown from `start` on and before `end`, in order."""
+        ...
+
+    def audio(self) -> Waveform | None:
+        """The sound, or None for a silent film."""
+        ...
+
+    def encoded(self) -> bytes | None:
+        """The bytes of the file it came from, if it came from one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Footage:
+    """A film that is decoded piece by piece. Times are seconds from the first frame."""
+
+    duration: float
+    """Seconds."""
+    width: int
+    """Pixels, as shown (a turned phone's film is upright)."""
+    height: int
+    rate: float
+    """Frames a second, on average."""
+    source: FrameSource = field(repr=False, compare=False)
+
+    @property
+    def audio(self) -> Waveform | None:
+        """The sound, decoded now; None for a silent film."""
+        return self.source.audio()
+
+    @property
+    def frames(self) -> NDArray[np.uint8]:
+        """All frames, uint8 [time, height, width, 3]. Large: `between` decodes a piece.
+
+        Raises:
+            UserError: the film is damaged, or too long to hold in memory at once.
+        """
+        return self.between(0.0, float("inf"))
+
+    def __iter__(self) -> Iterator[tuple[float, NDArray[np.uint8]]]:
+        """Time and frame [height, width, 3], one at a time."""
+        for time, show in self.source.walk(0.0, float("inf")):
+            yield time, show()
+
+    def between(self, start: float, end: float) -> NDArray[np.uint8]:
+        """The frames with `start` <= time < `end`, uint8 [time, height, width, 3]; may be none.
+
+        The film is sought, not decoded from its beginning.
+
+        Raises:
+            UserError: damaged there, or more than `MAX_FRAME_BYTES` at once.
+        """
+        return self._stack(self._shown(self.source.walk(start, end)))
+
+    def pick(self, start: float, end: float, count: int) -> NDArray[np.uint8]:
+        """`count` frames evenly from those of `between`, first and last included
+        [count, height, width, 3]; frames repeat where there are fewer. [0, ...] if there are none.
+
+        Frame `i` of `t` is number `floor(i * (t - 1) / (count - 1))`. The piece is walked twice,
+        so that no more than `count` frames are held.
+        """
+        from fractions import Fraction
+
+        total = sum(1 for _ in self.source.walk(start, end))
+        if total == 0 or count < 1:
+            return self._stack(iter(()))
+        steps = max(count - 1, 1)
+        wanted = [int(Fraction(i * (total - 1), steps)) for i in range(count)]
+        held: dict[int, NDArray[np.uint8]] = {}
+        for number, (_, show) in enumerate(self.source.walk(start, end)):
+            if number in wanted:
+                held[number] = show()
+        return self._stack(held[i] for i in wanted)
+
+    @staticmethod
+    def _shown(
+        walk: Iterator[tuple[float, Callable[[], Any]]],
+    ) -> Iterator[NDArray[np.uint8]]:
+        return (show() for _, show in walk)
+
+    def _stack(self, frames: Iterator[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+        import numpy as np
+
+        from anybind.errors import UserError
+
+        held: list[NDArray[np.uint8]] = []
+        for frame in frames:
+            held.append(frame)
+            if len(held) * frame.nbytes > MAX_FRAME_BYTES:
+                raise UserError(
+                    f"These frames are more than {MAX_FRAME_BYTES >> 20} MB at once; "
+                    "take a shorter piece (Footage.between), or one frame at a time."
+                )
+        if not held:
+            return np.zeros((0, self.height, self.width, 3), np.uint8)
+        return np.stack(held)
+
+    @classmethod
+    def of_frames(
+        cls, frames: NDArray[np.uint8], rate: float, audio: Waveform | None = None
+    ) -> Footage:
+        """A film from frames in memory, uint8 [time, height, width, 3]."""
+        count, height, width, _ = frames.shape
+        return cls(count / rate, width, height, rate, _Held(frames, rate, audio))
+
+
+MAX_FRAME_BYTES = 2 << 30
+"""What `Footage` gives out at once."""
+
+
+class _Held:
+    """Frames in memory."""
+
+    def __init__(self, frames: NDArray[np.uint8], rate: float, audio: Waveform | None) -> None:
+        self._frames, self._rate, self._audio = frames, rate, audio
+
+    def walk(self, start: float, end: float) -> Iterator[tuple[float, Callable[[], Any]]]:
+        for number in range(len(self._frames)):
+            time = number / self._rate
+            if start <= time < end:
+                yield time, (lambda n=number: self._frames[n])
+
+    def audio(self) -> Waveform | None:
+        return self._audio
+
+    def encoded(self) -> bytes | None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Motion:
+    """Readings of an inertial sensor: float32 [steps, 6], accelerometer x y z, gyroscope x y z."""
+
+    samples: NDArray[np.float32]
+    rate: float | None = None
+    """Readings a second; None where the file does not say."""
+
+    @property
+    def seconds(self) -> float | None:
+        """Duration, if the rate is known."""
+        return None if self.rate is None else len(self.samples) / self.rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +286,8 @@ class Audio(Part[Waveform]):
 
 
 @dataclass(frozen=True)
-class Video(Part["NDArray[np.uint8]"]):
-    """A film; `data` is uint8 frames [time, height, width, 3]."""
+class Video(Part[Footage]):
+    """A film; `data` is a `Footage`, which decodes frames and sound on demand."""
 
     kind: ClassVar[str] = "video"
 
@@ -153,7 +301,7 @@ class PointCloud(Part["NDArray[np.float32]"]):
 
 @dataclass(frozen=True)
 class Depth(Part["NDArray[np.float32]"]):
-    """A depth map; `data` is float32 [height, width] in metres."""
+    """A depth map; `data` is float32 [height, width] in metres, 0 where nothing was measured."""
 
     kind: ClassVar[str] = "depth"
 
@@ -166,8 +314,8 @@ class Thermal(Part["NDArray[np.uint8]"]):
 
 
 @dataclass(frozen=True)
-class IMU(Part["NDArray[np.float32]"]):
-    """Accelerometer and gyroscope; `data` is float32 [steps, 6]."""
+class IMU(Part[Motion]):
+    """Accelerometer and gyroscope; `data` is a `Motion`."""
 
     kind: ClassVar[str] = "imu"
 
@@ -206,7 +354,11 @@ DEFAULT_MEDIA_TYPES = {
     "text": "text/plain",
     "image": "image/png",
     "audio": "audio/wav",
+    "video": "video/x-matroska",
     "point": "model/ply",
+    "depth": "application/x-npy",
+    "thermal": "image/png",
+    "imu": "application/x-npy",
     "boxes": "application/json",
     "embedding": "application/x-safetensors",
 }
