@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anybind.core_model.cache import RetrievalCache
     from anybind.core_model.language import InjectedLanguageModel
     from anybind.core_model.model import ImageBindLLM
+    from anybind.core_model.retrieval import RetrievalCache
 
 __all__ = ["ImageBindLLM", "InjectedLanguageModel", "RetrievalCache"]
 
 _HOMES = {
     "ImageBindLLM": "model",
     "InjectedLanguageModel": "language",
-    "RetrievalCache": "cache",
+    "RetrievalCache": "retrieval",
 }
 
 

@@ -285,7 +285,7 @@ def _simulator(
     noise = load_noise(args.eye_noise, backbone, load_image_hub(args.image_hub))
     cache = None
     if args.cache_share:
-        from anybind.core_model.cache import RetrievalCache
+        from anybind.core_model.retrieval import RetrievalCache
 
         cache = RetrievalCache.load(
             args.image_hub, tensor="classes", space="", top_k=args.cache_k,

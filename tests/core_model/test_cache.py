@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from anybind.core_model.cache import RetrievalCache
+from anybind.core_model.retrieval import RetrievalCache
 from anybind.errors import ModelError, UserError
 
 RNG = np.random.default_rng(0)
@@ -24,33 +24,36 @@ def queries(n: int = 4) -> NDArray[np.float32]:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("mode", ["released", "paper"])
+@pytest.mark.parametrize("mode", ["released", "paper-normalised"])
 def test_one_neighbour_at_full_weight_is_the_nearest_row(mode: Any) -> None:
     cache = RetrievalCache(KEYS, space="s", top_k=1, weight=1.0, mode=mode)
     q = queries()
     np.testing.assert_allclose(cache.apply(q), UNIT[(q @ UNIT.T).argmax(1)], atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["released", "paper"])
+@pytest.mark.parametrize("mode", ["released", "paper", "paper-normalised"])
 def test_weight_zero_changes_nothing(mode: Any) -> None:
     cache = RetrievalCache(KEYS, space="s", top_k=5, weight=0.0, mode=mode)
     np.testing.assert_allclose(cache.apply(queries()), queries(), atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", ["released", "paper"])
+@pytest.mark.parametrize("mode", ["released", "paper", "paper-normalised"])
 def test_a_batch_is_its_rows_one_by_one(mode: Any) -> None:
     cache = RetrievalCache(KEYS, space="s", top_k=5, mode=mode)
     one_by_one = np.concatenate([cache.apply(q[None]) for q in queries()])
     np.testing.assert_allclose(cache.apply(queries()), one_by_one, atol=1e-6)
 
 
-def test_both_formulas() -> None:
+def test_the_formulas() -> None:
     q = queries(1)[0]
     sims = UNIT @ q
     top = np.argsort(-sims)[:3]
-    paper = 0.6 * q + 0.4 * (sims[top] @ UNIT[top]) / sims[top].sum()
+    pulled = sims[top] @ UNIT[top]
     got = RetrievalCache(KEYS, space="s", top_k=3, weight=0.4, mode="paper").apply(q[None])[0]
-    np.testing.assert_allclose(got, paper, atol=1e-6)
+    np.testing.assert_allclose(got, 0.6 * q + 0.4 * pulled, atol=1e-6)
+    mode: Any = "paper-normalised"
+    got = RetrievalCache(KEYS, space="s", top_k=3, weight=0.4, mode=mode).apply(q[None])[0]
+    np.testing.assert_allclose(got, 0.6 * q + 0.4 * pulled / sims[top].sum(), atol=1e-6)
     share = np.exp(7 * sims[top]) / np.exp(7 * sims[top]).sum()
     pulled = share @ UNIT[top]
     released = 0.6 * q + 0.4 * pulled / np.linalg.norm(pulled)

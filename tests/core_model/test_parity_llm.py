@@ -20,10 +20,10 @@ from safetensors.torch import load_file
 
 from anybind.content import Embedding
 from anybind.core_model.bind import BindConfig, BindNetwork
-from anybind.core_model.cache import RetrievalCache
 from anybind.core_model.checkpoints import assemble
 from anybind.core_model.llama import KVCache, Llama, LlamaConfig
 from anybind.core_model.mixing import mix
+from anybind.core_model.retrieval import RetrievalCache
 
 torch.set_num_threads(1)
 
