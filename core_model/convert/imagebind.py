@@ -21,6 +21,7 @@ from torch import Tensor
 from anybind.core_model.convert.writing import write_safetensors
 from anybind.core_model.encoders.imagebind_config import OFFICIAL, TOWERS
 from anybind.core_model.encoders.imagebind_weights import (
+    FLOATS,
     FORMAT,
     account,
     check_mask,
@@ -39,7 +40,6 @@ _POINTBIND = {
 """Beginnings of names in Point-Bind's own files and what they become; the first that fits."""
 
 _TRAINING = "image_bind."
-_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _plan(
         if new in tensors:
             raise ModelError(f"{source.name}: two tensors would be named {new}.")
         counted = new.endswith("num_batches_tracked")
-        if value.dtype not in ((torch.int64,) if counted else _DTYPES):
+        if value.dtype not in ((torch.int64,) if counted else FLOATS):
             raise ModelError(f"{source.name}: the tensor {name} is {value.dtype}, not a float.")
         tensors[new] = value
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}

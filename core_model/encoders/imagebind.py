@@ -148,7 +148,8 @@ class _Words(nn.Module):
         super().__init__()
         self.token_embedding = nn.Embedding(tower.vocabulary, tower.width)
         self.pos_embed = nn.Parameter(torch.zeros(1, tower.context, tower.width))
-        bare = torch.full((tower.context, tower.context), float("-inf"))
+        # Made on the CPU even for a model without memory: `triu` there loads half of the compiler.
+        bare = torch.full((tower.context, tower.context), float("-inf"), device="cpu")
         self.register_buffer("mask", bare.triu(1))
 
     def forward(self, ids: Tensor) -> Tensor:

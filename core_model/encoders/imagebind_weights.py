@@ -28,6 +28,7 @@ from anybind.core_model.encoders.imagebind_config import (
     ImageBindConfig,
     TowerConfig,
 )
+from anybind.core_model.encoders.mapped import MappedFile
 from anybind.core_model.encoders.point_bert import PointConfig
 from anybind.errors import ModelError
 
@@ -41,7 +42,9 @@ Settings = Mapping[str, Mapping[str, Any]]
 _TOLD = ("heads", "stride", "size", "groups", "group_size")
 _PLACE = re.compile(r"modality_(?:preprocessors|trunks|heads|postprocessors)\.([a-z]+)\.")
 _WIDEST, _DEEPEST = 1 << 16, 1000
-_FLOATS = ("F64", "F32", "F16", "BF16")
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Element types that weights may have."""
+
 _KEPT_FLOAT32 = "log_logit_scale"
 
 
@@ -68,12 +71,20 @@ class LoadReport:
         return "; ".join(parts)
 
 
+def read_header(path: Path) -> Header:
+    """Names, shapes and settings of a safetensors file; no tensor is read.
+
+    Raises:
+        ModelError: not a readable safetensors file, or settings that make no sense.
+    """
+    return _header(MappedFile(path))
+
+
 @dataclass(frozen=True)
 class Header:
     """What a file says about itself before any tensor is read."""
 
     shapes: Shapes
-    dtypes: Mapping[str, str]
     settings: Settings
     source: str = ""
     """Which official file it came from, if a converter of ours wrote it."""
@@ -85,51 +96,26 @@ class Header:
         return tuple(name for name in TOWERS if name in held)
 
 
+def _header(file: MappedFile) -> Header:
+    settings: Any = {}
+    if file.metadata.get("format") == FORMAT:
+        try:
+            settings = json.loads(file.metadata.get("config", "{}"))
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"{file.name}: the config in its metadata is no JSON.") from error
+    if not isinstance(settings, dict) or not all(
+        isinstance(value, dict) for value in settings.values()
+    ):
+        raise ModelError(f"{file.name}: the config in its metadata is no table of tables.")
+    return Header(file.shapes, settings, file.metadata.get("source", ""))
+
+
 def tower_of(name: str) -> str | None:
     """The modality (from `TOWERS`) that a tensor belongs to; None for a strange name."""
     if name.startswith("point_trunk."):
         return "point"
     match = _PLACE.match(name)
     return match[1] if match and match[1] in TOWERS else None
-
-
-# ---------------------------------------------------------------- header
-
-
-def read_header(path: Path) -> Header:
-    """Names, shapes and settings of a safetensors file.
-
-    Raises:
-        ModelError: not a readable safetensors file, or settings that make no sense.
-    """
-    file = _open(path)
-    try:
-        metadata = file.metadata() or {}
-        slices = {name: file.get_slice(name) for name in file.keys()}
-        shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-        dtypes = {name: str(part.get_dtype()) for name, part in slices.items()}
-    except Exception as error:  # the library raises whatever its parser meets
-        raise ModelError(f"{path.name} is not a readable safetensors file: {error}") from error
-    settings: Any = {}
-    if metadata.get("format") == FORMAT:
-        try:
-            settings = json.loads(metadata.get("config", "{}"))
-        except ValueError as error:
-            raise ModelError(f"{path.name}: the config in its metadata is no JSON.") from error
-    if not isinstance(settings, dict) or not all(
-        isinstance(value, dict) for value in settings.values()
-    ):
-        raise ModelError(f"{path.name}: the config in its metadata is no table of tables.")
-    return Header(shapes, dtypes, settings, metadata.get("source", ""))
-
-
-def _open(path: Path) -> Any:
-    from safetensors import safe_open
-
-    try:
-        return safe_open(str(path), framework="pt", device="cpu")
-    except Exception as error:
-        raise ModelError(f"{path.name} is not a readable safetensors file: {error}") from error
 
 
 # ---------------------------------------------------------------- sizes from shapes
@@ -169,7 +155,7 @@ def _tower_sizes(modality: str, shapes: Shapes, told: Mapping[str, Any]) -> Towe
         config = replace(
             known,
             vocabulary=_sane(vocabulary, "the vocabulary", 1 << 22),
-            context=_sane(context, "the context"),
+            context=_sane(context, "the context", 1 << 10),
         )
     else:
         width = _shape(shapes, stem + "cls_token", 3)[-1]
@@ -344,7 +330,8 @@ def load_imagebind(
         ModelError: the file can't be read, does not hold a modality, or its tensors do not account
             for the model; the tensor is named.
     """
-    header = read_header(path)
+    file = MappedFile(path)
+    header = _header(file)
     chosen = tuple(dict.fromkeys(header.modalities if modalities is None else modalities))
     absent = [name for name in chosen if name not in header.modalities]
     if absent or not chosen:
@@ -356,16 +343,11 @@ def load_imagebind(
     model, report = account(path.name, header.shapes, chosen, merged)
     size = 0
     state: dict[str, Tensor] = {}
-    file = _open(path)
     for name in report.loaded:
+        tensor = file.tensor(name)
         counted = name.endswith("num_batches_tracked")
-        kind = header.dtypes[name]
-        if kind not in (("I64",) if counted else _FLOATS):
-            raise ModelError(f"{path.name}: the tensor {name} is {kind}, not a float.")
-        try:
-            tensor: Tensor = file.get_tensor(name)
-        except Exception as error:
-            raise ModelError(f"{path.name}: the tensor {name} can't be read: {error}") from error
+        if tensor.dtype not in ((torch.int64,) if counted else FLOATS):
+            raise ModelError(f"{path.name}: the tensor {name} is {tensor.dtype}, not a float.")
         size += tensor.numel() * tensor.element_size()
         if name.endswith("text.mask"):
             check_mask(path.name, tensor)

@@ -1,0 +1,185 @@
+"""ImageBind files for tests: the tiny fixtures, and the official names and shapes without the data.
+
+The manifest is written from what is published about the files, not from our model: a wrong name or
+size in the model fails against it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+FOLDER = Path(
+    os.environ.get("ANYBIND_PARITY_DIR") or Path(__file__).parent.parent / "data" / "parity"
+)
+Manifest = dict[str, tuple[int, ...]]
+
+TINY_SETTINGS: dict[str, dict[str, Any]] = {
+    "vision": {"heads": 4}, "text": {"heads": 6}, "audio": {"heads": 4}, "depth": {"heads": 4},
+    "thermal": {"heads": 4}, "imu": {"heads": 2},
+    "point": {"heads": 4, "groups": 64, "group_size": 16},
+}  # fmt: skip
+
+
+@cache
+def tiny() -> dict[str, Tensor]:
+    """A complete tiny `imagebind_w3D.pth`."""
+    names = ("imagebind_tiny", "point_tiny")
+    return {k: v for n in names for k, v in load_file(FOLDER / f"{n}.safetensors").items()}
+
+
+@cache
+def arrays() -> dict[str, Any]:
+    """Inputs and expected outputs; those of the point encoder under "point." names."""
+    found = dict(np.load(FOLDER / "imagebind_tiny_io.npz"))
+    return found | {f"point.{k}": v for k, v in np.load(FOLDER / "point_tiny_io.npz").items()}
+
+
+# ---------------------------------------------------------------- the official files
+
+
+def _linear(out: Manifest, name: str, rows: int, columns: int) -> None:
+    out[f"{name}.weight"], out[f"{name}.bias"] = (rows, columns), (rows,)
+
+
+def _norm(out: Manifest, name: str, width: int) -> None:
+    out[f"{name}.weight"] = out[f"{name}.bias"] = (width,)
+
+
+def huge() -> Manifest:
+    """`imagebind_huge.pth`: 1,311 tensors."""
+    out: Manifest = {}
+    pre, joint = "modality_preprocessors", 1024
+    out[f"{pre}.vision.cls_token"] = (1, 1, 1280)
+    out[f"{pre}.vision.rgbt_stem.proj.1.weight"] = (1280, 3, 2, 14, 14)
+    out[f"{pre}.vision.pos_embedding_helper.pos_embed"] = (1, 257, 1280)
+    out[f"{pre}.text.token_embedding.weight"] = (49408, 1024)
+    out[f"{pre}.text.pos_embed"] = (1, 77, 1024)
+    out[f"{pre}.text.mask"] = (77, 77)
+    for m, stem, width, places in (
+        ("audio", "rgbt_stem", 768, 229),
+        ("depth", "depth_stem", 384, 197),
+        ("thermal", "rgbt_stem", 768, 197),
+    ):
+        out[f"{pre}.{m}.cls_token"] = (1, 1, width)
+        out[f"{pre}.{m}.{stem}.proj.weight"] = (width, 1, 16, 16)
+        _norm(out, f"{pre}.{m}.{stem}.norm_layer", width)
+        out[f"{pre}.{m}.pos_embedding_helper.pos_embed"] = (1, places, width)
+    out[f"{pre}.imu.cls_token"] = (1, 1, 512)
+    out[f"{pre}.imu.pos_embed"] = (1, 251, 512)
+    out[f"{pre}.imu.imu_stem.proj.weight"] = (512, 48)
+    _norm(out, f"{pre}.imu.imu_stem.norm_layer", 512)
+    for m, width, blocks, extra in (
+        ("vision", 1280, 32, False), ("text", 1024, 24, False), ("audio", 768, 12, True),
+        ("depth", 384, 12, True), ("thermal", 768, 12, True), ("imu", 512, 6, True),
+    ):  # fmt: skip
+        if m == "vision":
+            _norm(out, "modality_trunks.vision.pre_transformer_layer.0", width)
+        for i in range(blocks):
+            block = f"modality_trunks.{m}.blocks.{i}"
+            out[f"{block}.attn.in_proj_weight"] = (3 * width, width)
+            out[f"{block}.attn.in_proj_bias"] = (3 * width,)
+            _linear(out, f"{block}.attn.out_proj", width, width)
+            if extra:
+                out[f"{block}.attn.bias_k"] = out[f"{block}.attn.bias_v"] = (1, 1, width)
+            _norm(out, f"{block}.norm_1", width)
+            _norm(out, f"{block}.norm_2", width)
+            _linear(out, f"{block}.mlp.fc1", 4 * width, width)
+            _linear(out, f"{block}.mlp.fc2", width, 4 * width)
+        head = f"modality_heads.{m}" + (".proj" if m == "text" else "")
+        _norm(out, f"{head}.0", width)
+        place = {"text": 1, "imu": 3}.get(m, 2)
+        out[f"{head}.{place}.weight"] = (joint, width)
+        if m != "vision":
+            out[f"modality_postprocessors.{m}.1.log_logit_scale"] = ()
+    return out
+
+
+def point_encoder(prefix: str = "point_trunk.point_encoder") -> Manifest:
+    """Point-BERT's tensors in the released size."""
+    out: Manifest = {f"{prefix}.cls_token": (1, 1, 384), f"{prefix}.cls_pos": (1, 1, 384)}
+    for name, a, b, c in (("first_conv", 3, 128, 256), ("second_conv", 512, 512, 256)):
+        conv = f"{prefix}.encoder.{name}"
+        out[f"{conv}.0.weight"], out[f"{conv}.0.bias"] = (b, a, 1), (b,)
+        _norm(out, f"{conv}.1", b)
+        out[f"{conv}.1.running_mean"] = out[f"{conv}.1.running_var"] = (b,)
+        out[f"{conv}.1.num_batches_tracked"] = ()
+        out[f"{conv}.3.weight"], out[f"{conv}.3.bias"] = (c, b, 1), (c,)
+    _linear(out, f"{prefix}.reduce_dim", 384, 256)
+    _linear(out, f"{prefix}.pos_embed.0", 128, 3)
+    _linear(out, f"{prefix}.pos_embed.2", 384, 128)
+    for i in range(12):
+        block = f"{prefix}.blocks.blocks.{i}"
+        _norm(out, f"{block}.norm1", 384)
+        _norm(out, f"{block}.norm2", 384)
+        out[f"{block}.attn.qkv.weight"] = (1152, 384)
+        _linear(out, f"{block}.attn.proj", 384, 384)
+        _linear(out, f"{block}.mlp.fc1", 1536, 384)
+        _linear(out, f"{block}.mlp.fc2", 384, 1536)
+    _norm(out, f"{prefix}.norm", 384)
+    return out
+
+
+def w3d() -> Manifest:
+    """`imagebind_w3D.pth`: 1,476 tensors, 1,223,565,617 elements."""
+    out = huge() | point_encoder()
+    out["point_trunk.pc_projection"] = (768, 512)
+    _norm(out, "modality_heads.point.0", 512)
+    out["modality_heads.point.2.weight"] = (1024, 512)
+    out["modality_postprocessors.point.1.log_logit_scale"] = ()
+    return out
+
+
+def pointbind() -> Manifest:
+    """`pointbind_pointbert.pt`: ImageBind under "bind.", the point encoder at the top."""
+    out: Manifest = {f"bind.{name}": shape for name, shape in huge().items()}
+    out |= point_encoder("point_encoder")
+    out["logit_scale"], out["pc_projection"] = (), (768, 512)
+    _norm(out, "bind.modality_head_point.0", 512)
+    out["bind.modality_head_point.2.weight"] = (1024, 512)
+    out["bind.modality_postprocessor_point.1.log_logit_scale"] = ()
+    return out
+
+
+def mask(side: int = 77) -> Tensor:
+    return torch.full((side, side), float("-inf")).triu(1)
+
+
+def hollow(manifest: Manifest) -> dict[str, Tensor]:
+    """Tensors of these shapes over one element each: saved, they take next to no room."""
+    out: dict[str, Tensor] = {}
+    for name, shape in manifest.items():
+        kind = torch.int64 if name.endswith("num_batches_tracked") else torch.float32
+        out[name] = mask() if name.endswith("text.mask") else torch.ones((), dtype=kind)
+        if not name.endswith("text.mask"):
+            out[name] = out[name].expand(shape)
+    return out
+
+
+def write_sparse(path: Path, manifest: Manifest, metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file of these shapes, all zeros, as a hole on the disk."""
+    counted = [n for n in manifest if n.endswith("num_batches_tracked")]
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    end, at = 0, -1
+    for name in [*counted, *(n for n in manifest if n not in counted)]:
+        kind, width = ("I64", 8) if name in counted else ("F32", 4)
+        start, end = end, end + width * int(np.prod(manifest[name], dtype=np.int64))
+        at = start if name.endswith("text.mask") else at
+        header[name] = {"dtype": kind, "shape": manifest[name], "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        if at >= 0:
+            file.seek(8 + len(text) + at)
+            file.write(mask().numpy().tobytes())
+        file.truncate(8 + len(text) + end)
