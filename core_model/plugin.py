@@ -106,4 +106,6 @@ def register_converters() -> Iterable[tuple[str, str]]:
     return [
         ("whisper-ct2", "anybind.core_model.convert.whisper_ct2:convert"),
         ("efficientnet", "anybind.core_model.convert.efficientnet:convert"),
+        ("llama-meta", "anybind.core_model.convert.llama_meta:convert"),
+        ("imagebind-llm", "anybind.core_model.convert.imagebind_llm:convert"),
     ]
