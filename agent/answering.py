@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from anybind.agent import protocol
 from anybind.agent.arguments import wish
@@ -14,6 +14,7 @@ from anybind.agent.runtime import Runtime
 from anybind.agent.state import CONFIDENT, TurnState, keep, made_by, warn
 from anybind.content import Boxes, Image, Text
 from anybind.contracts import Delta, Message
+from anybind.core_model import history
 
 
 def answer(runtime: Runtime, state: TurnState, limits: Limits) -> Iterator[Event]:
@@ -26,11 +27,17 @@ def answer(runtime: Runtime, state: TurnState, limits: Limits) -> Iterator[Event
     language = runtime.model.language
     question = " ".join(state.questions) if state.calls else state.request.text
     context = "\n".join(n.text for n in state.notes)
-    messages = [*_fitting(runtime, state, limits), Message("user", question, context)]
+    sampling = state.request.sampling
+    messages = [*_earlier(runtime, state), Message("user", question, context)]
     if runtime.bundle.persona and state.condition is None:
         messages.insert(0, Message("system", runtime.bundle.persona))
-    prompt = language.render(messages)
-    sampling = state.request.sampling
+    fitted = _fitting(runtime, limits, messages, sampling.max_tokens)
+    if fitted.dropped:
+        some = (
+            "1 earlier turn was" if fitted.dropped == 1 else f"{fitted.dropped} earlier turns were"
+        )
+        yield warn(state, f"{some} left out of the prompt: the conversation is too long for it.")
+    prompt = language.render(fitted.messages)
     for item in language.stream(prompt, state.condition, sampling):
         if isinstance(item, Delta):
             text = item.text if state.answer else item.text.lstrip()
@@ -57,27 +64,36 @@ def _sentence(call: ToolCall) -> str:
     return f"{call.tool}: {text}." if call.ok else f"{call.tool} did not work: {text}."
 
 
-def _fitting(runtime: Runtime, state: TurnState, limits: Limits) -> list[Message]:
-    """As many whole earlier turns as fit, the latest first; none is cut in half.
+def _earlier(runtime: Runtime, state: TurnState) -> list[Message]:
+    """The earlier turns that the answer may be shown.
 
     Turns about other content are left out where the bundle says so.
     """
-    kept: list[Message] = []
-    room = limits.history_tokens
+    out: list[Message] = []
     present = {part.name for part, _ in state.mixed}
-    for past in reversed(state.history):
+    for past in state.history:
         if not past.answer:  # a turn that only made a picture says nothing to go on from
             continue
         about = {name for name, _ in past.condition}
         if runtime.bundle.history == "same-content" and about and not about & present:
             continue
-        pair = [Message("user", past.request, past.context), Message("assistant", past.answer)]
-        cost = sum(runtime.model.language.count_tokens(f"{m.input}{m.content}") + 8 for m in pair)
-        if cost > room:
-            break
-        room -= cost
-        kept = pair + kept
-    return kept
+        out += [Message("user", past.request, past.context), Message("assistant", past.answer)]
+    return out
+
+
+def _fitting(
+    runtime: Runtime, limits: Limits, messages: Sequence[Message], reply: int
+) -> history.Fitted:
+    """What of the conversation the model is shown: all that its context holds, or less where the
+    limits or the bundle give earlier turns less room."""
+    language = runtime.model.language
+    count, budget = history.counter(language), history.budget(language, reply)
+    most = limits.history_tokens
+    most = runtime.bundle.history_tokens if most is None else most
+    if most is not None:
+        alone = [m for m in messages if m.role == "system"] + list(messages[-1:])
+        budget = min(budget, count(alone) + most)
+    return history.fit(messages, budget, count)
 
 
 def ground_answer(runtime: Runtime, state: TurnState) -> Iterator[Event]:

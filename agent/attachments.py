@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from anybind.agent.events import Event, NoteTaken
 from anybind.agent.runtime import Runtime
 from anybind.agent.state import TurnState, keep
-from anybind.content import Text
+from anybind.content import Embedding, Text
 from anybind.contracts import Note
 from anybind.errors import UserError
 
@@ -19,13 +19,28 @@ def take_attachments(runtime: Runtime, state: TurnState) -> Iterator[Event]:
         UserError: the bundle has no encoder for one of them.
     """
     for part in state.request.parts:
-        if part.kind not in runtime.model.modalities:
+        if isinstance(part, Embedding):
+            _check_embedding(runtime, part)
+        elif part.kind not in runtime.model.modalities:
             taken = ", ".join(sorted(runtime.model.modalities))
             raise UserError(
                 f"Bundle {runtime.bundle.name!r} can't take {part.kind}; it takes {taken}."
             )
         yield from keep(state, part)
         state.attached.append(state.artifacts.add(part))
+
+
+def _check_embedding(runtime: Runtime, part: Embedding) -> None:
+    import numpy as np
+
+    space = runtime.model.language.profile.space
+    if part.space != space:
+        raise UserError(
+            f"The embedding lives in the space {part.space!r}; bundle {runtime.bundle.name!r} "
+            f"takes {space!r}."
+        )
+    if part.data.ndim != 1 or not np.isfinite(part.data).all():
+        raise UserError("An embedding is one row of finite numbers.")
 
 
 def ask_experts(runtime: Runtime, state: TurnState) -> Iterator[Event]:

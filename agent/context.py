@@ -8,6 +8,7 @@ from pathlib import Path
 from anybind.agent.runtime import Runtime
 from anybind.content import AnyPart, Box, Image, Text
 from anybind.contracts import Delta, Message, MultimodalModel, Sampling
+from anybind.core_model import history
 from anybind.errors import AnybindError, ToolError
 
 
@@ -32,8 +33,10 @@ class RunContext:
         """Ask the model about parts, without tools and outside the conversation."""
         model = self.model
         condition = model.condition(parts) if parts else None
-        prompt = model.language.render([Message("user", question)])
         sampling = Sampling(max_tokens=64, seed=self._seed)
+        room = history.budget(model.language, sampling.max_tokens)
+        asked = history.fit([Message("user", question)], room, history.counter(model.language))
+        prompt = model.language.render(asked.messages)
         items = model.language.stream(prompt, condition, sampling)
         return "".join(item.text for item in items if isinstance(item, Delta)).strip()
 

@@ -16,8 +16,9 @@ class Limits:
     tool_calls: int = 8
     answer_tokens: int = 96
     seconds: float = 600.0
-    history_tokens: int = 768
-    """Room for earlier turns in the prompt."""
+    history_tokens: int | None = None
+    """Room for earlier turns in the prompt; None is as the bundle says, or else as much as the
+    context of the model holds."""
 
 
 @dataclass(slots=True)

@@ -6,7 +6,6 @@ expert.
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -29,15 +28,16 @@ from anybind.contracts import (
     Message,
     Sampling,
 )
-from anybind.core_model.cache import RetrievalCache
+from anybind.core_model.arithmetic import Arithmetic
 from anybind.core_model.mixing import mix
+from anybind.core_model.retrieval import RetrievalCache
 from anybind.errors import UserError
-from anybind.media import from_value
+from anybind.media import from_value, looks_like_path
 
 _KEPT_EMBEDDINGS = 256
 
 
-class ImageBindLLM:
+class ImageBindLLM(Arithmetic):
     """Encoders and a decoder that meet in one joint space."""
 
     def __init__(
@@ -73,6 +73,7 @@ class ImageBindLLM:
         if spec.cache:
             settings = dict(spec.cache)
             kinds, apply = frozenset(settings.pop("kinds", ())), settings.pop("apply", "each")
+            settings.setdefault("bundle_space", spec.space)
             cache = RetrievalCache.load(assembly.weight(settings.pop("file")), **settings)
         model = cls(language, (), cache, kinds, apply)
         for component in spec.encoders:
@@ -151,7 +152,8 @@ class ImageBindLLM:
         """Joint embeddings [N, C] of paths, parts, PIL images, or texts.
 
         A string that is the path of an existing file, or looks like one (it has a suffix that
-        media files have), is opened; any other string is a text.
+        media files have), is opened; any other string is a text. What a file holds can be said
+        before its path: `depth:room.png`, `imu:walk.csv`.
         """
         if not things:
             raise UserError("Give at least one thing to embed.")
@@ -161,7 +163,7 @@ class ImageBindLLM:
     @staticmethod
     def part(thing: Any) -> AnyPart:
         """What `embed` and `generate` take, as a part: a text, or whatever an attachment can be."""
-        if isinstance(thing, str) and not _looks_like_path(thing):
+        if isinstance(thing, str) and not looks_like_path(thing):
             return Text.of(thing)
         return from_value(thing)
 
@@ -180,11 +182,13 @@ class ImageBindLLM:
                 f"The cache holds {self.cache.space!r} features, not {embedding.space!r}."
             )
         pulled = self.cache.apply(embedding.data[None])[0]
+        maker, _, kind = embedding.provenance.made_by.partition(":")
+        made_by = f"cache:{kind}" if maker == "encoder" else "cache"
         return replace(
             Embedding.of(pulled),
             space=embedding.space,
             raw=embedding.raw,
-            provenance=Provenance("cache", embedding.provenance.sources),
+            provenance=Provenance(made_by, embedding.provenance.sources),
         )
 
     def condition(
@@ -231,21 +235,43 @@ class ImageBindLLM:
         prompt = self.language.render([Message("user", question)])
         return self.language.stream(prompt, condition, sampling or Sampling())
 
+    def generate_batch(
+        self,
+        questions: Sequence[str],
+        conditions: Sequence[Any] | None = None,
+        *,
+        sampling: Sampling | None = None,
+    ) -> list[str]:
+        """Answers to several questions in one pass of the decoder, each about its own things.
+
+        Args:
+            questions: One a row.
+            conditions: One a row: None, a thing (path, text, part, embedding), or a list of
+                things, which are mixed. A row gets what it would get alone.
+            sampling: Greedy only (batches draw nothing); the limits and stops are used.
+
+        Raises:
+            UserError: as many conditions as questions are needed, or sampling was asked for.
+        """
+        rows = [None] * len(questions) if conditions is None else list(conditions)
+        if len(rows) != len(questions):
+            raise UserError(f"{len(questions)} questions and {len(rows)} conditions.")
+        mixed: list[Embedding | None] = []
+        for row in rows:
+            things = row if isinstance(row, (list, tuple)) else [] if row is None else [row]
+            mixed.append(self.condition([self.part(t) for t in things]) if things else None)
+        prompts = [self.language.render([Message("user", q)]) for q in questions]
+        chosen = sampling or Sampling()
+        batch = getattr(self.language, "batch", None)
+        if self.language.profile.batch and batch is not None:
+            return batch(prompts, mixed, chosen)
+        return [
+            "".join(i.text for i in self.language.stream(p, c, chosen) if isinstance(i, Delta))
+            for p, c in zip(prompts, mixed, strict=True)
+        ]
+
     def close(self) -> None:
         """Give back what the parts hold."""
         for encoder in set(self._encoders.values()):
             encoder.close()
         self._kept.clear()
-
-
-_SUFFIXES = {
-    ".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".wav", ".flac", ".ogg", ".mp3", ".mp4",
-    ".webm", ".ply", ".obj", ".pcd", ".xyz", ".npy", ".txt", ".md",
-}  # fmt: skip
-
-
-def _looks_like_path(text: str) -> bool:
-    suffix = os.path.splitext(text)[1].lower()
-    if suffix in _SUFFIXES:
-        return True
-    return len(text) < 1024 and "\n" not in text and "\0" not in text and os.path.isfile(text)

@@ -125,6 +125,8 @@ class FakeModel:
         return [self._one(p) for p in parts]
 
     def _one(self, part: AnyPart) -> Embedding:
+        if isinstance(part, Embedding):
+            return part
         seen = part.data.tobytes() if isinstance(part, Image) else repr(part.data).encode()
         seed = int.from_bytes(hashlib.sha256(seen).digest()[:4], "big")
         row = np.random.default_rng(seed).normal(size=8).astype(np.float32)

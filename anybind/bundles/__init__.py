@@ -61,6 +61,9 @@ class Bundle(BaseModel):
     history: Literal["all", "same-content"] = "all"
     """Which earlier turns the answer is shown: "same-content" leaves out those about other
     pictures and sounds, which a small decoder would take for the present one."""
+    history_tokens: int | None = None
+    """Most tokens of earlier turns that the answer is shown; None is as many as the context of
+    the model holds. A small decoder loses the thread long before its context is full."""
     persona: str = ""
     """System text of answers that are about no picture or sound."""
     _base: Path = PrivateAttr(default=FOLDER)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from anybind.agent.events import (
     TurnFinished,
     TurnStarted,
 )
+from anybind.content import Embedding, Image
+from anybind.core_model import mixing
 from anybind.errors import UserError
 from tests.fakes import FakeRuntime, echo, picture
 
@@ -126,6 +129,56 @@ def test_earlier_turns_are_in_the_prompt_whole_or_not_at_all(tmp_path: Path) -> 
         last = s.runtime.language.prompts[-1]
     assert "Question number 4 with a few words" in last
     assert "Question number 0" not in last
+
+
+def test_the_context_of_the_model_is_the_room_for_history(tmp_path: Path) -> None:
+    runtime = FakeRuntime()
+    context = 300
+    runtime.language.profile = replace(runtime.language.profile, context_length=context)
+    with Session(runtime, folder=tmp_path, limits=Limits(answer_tokens=40)) as s:
+        for i in range(12):
+            reply = s.ask(f"Question number {i} " + "with words " * 8, tools=False)
+            prompt = runtime.language.prompts[-1]
+            assert len(prompt.split()) + 1 <= context - 40
+            first = next(k for k in range(i + 1) if f"Question number {k} " in prompt)
+            for k in range(first, i):  # whole turns, without a gap
+                assert f"user:  Question number {k} " + ("with words " * 8).strip() in prompt
+            note = f"{first} earlier turn{'s were' if first > 1 else ' was'} left out"
+            assert any(note in w for w in reply.warnings) == (first > 0)
+        assert first > 0
+        before = state(s)
+        with pytest.raises(UserError, match="tokens too long"):
+            s.ask("much " * 400, tools=False)
+        assert state(s) == before
+
+
+def test_an_embedding_is_an_attachment_like_any(tmp_path: Path) -> None:
+    runtime = FakeRuntime()
+    a, b = runtime.model.embed_parts([Image.of(picture(1)), Image.of(picture(2))])
+    sum_ = mixing.add(a, b)
+    with Session(runtime, folder=tmp_path / "s") as s:
+        s.ask("What is this?", sum_, tools=False)
+        s.ask("And with a picture?", (sum_, 0.5), picture(3), picture(4), tools=False)
+        alone, mixed = runtime.language.conditions
+        np.testing.assert_allclose(alone.data, sum_.data, atol=1e-5)
+        others = [Image.of(picture(3)), Image.of(picture(4))]
+        three = [sum_, *runtime.model.embed_parts(others)]
+        np.testing.assert_allclose(mixed.data, mixing.mix(three, [0.5, 1, 1]).data, atol=1e-6)
+        name = s.turns[0].condition[0][0]
+        for wrong in (
+            replace(sum_, space="other"),
+            replace(Embedding.of(np.full(8, np.nan, np.float32)), space="fake"),
+        ):
+            with pytest.raises(UserError):
+                s.ask("And this?", wrong)
+    # It is kept with its space and raw output, and goes on as the condition when resumed.
+    with Session(runtime, resume=tmp_path / "s") as s:
+        kept = s.artifacts.get(name)
+        assert (kept.kind, kept.space) == ("embedding", "fake")
+        np.testing.assert_array_equal(kept.data, sum_.data)
+        np.testing.assert_array_equal(kept.raw, sum_.raw)
+        s.ask("And its colour?", tools=False)
+        np.testing.assert_allclose(runtime.language.conditions[-1].data, mixed.data, atol=1e-6)
 
 
 def test_a_picture_reply(session: Session) -> None:
