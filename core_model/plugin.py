@@ -27,6 +27,12 @@ def _audio(build: Build) -> Any:
     return audio_events.build(build)
 
 
+def _imagebind(build: Build) -> Any:
+    from anybind.core_model.encoders import imagebind_encoder
+
+    return imagebind_encoder.build(build)
+
+
 def _llama(build: Build) -> Any:
     from anybind.core_model import factory
 
@@ -41,7 +47,7 @@ def _transformers(build: Build) -> Any:
 
 @hookimpl
 def register_encoders() -> Iterable[EncoderSpec]:
-    """The encoders of nano."""
+    """The encoders of nano, and ImageBind."""
     return [
         EncoderSpec(
             name="minilm",
@@ -72,6 +78,18 @@ def register_encoders() -> Iterable[EncoderSpec]:
             weights=("whisper", "projection"),
             footprint=40 << 20,
             modalities=frozenset({"audio"}),
+        ),
+        EncoderSpec(
+            name="imagebind",
+            description="ImageBind and Point-Bind: eight kinds of parts in one space, each loaded when it is met.",
+            factory=_imagebind,
+            needs=("torch", "safetensors", "soxr", "ftfy", "regex"),
+            extra="imagebind",
+            weights=("model",),
+            footprint=4900 << 20,
+            modalities=frozenset(
+                {"image", "video", "text", "audio", "depth", "thermal", "imu", "point"}
+            ),
         ),
     ]
 
@@ -108,4 +126,6 @@ def register_converters() -> Iterable[tuple[str, str]]:
         ("efficientnet", "anybind.core_model.convert.efficientnet:convert"),
         ("llama-meta", "anybind.core_model.convert.llama_meta:convert"),
         ("imagebind-llm", "anybind.core_model.convert.imagebind_llm:convert"),
+        ("imagebind", "anybind.core_model.convert.imagebind:convert"),
+        ("pointbind", "anybind.core_model.convert.imagebind:convert_pointbind"),
     ]
