@@ -1,13 +1,15 @@
-"""The imagebind_LLM fixtures: bind network, injection, mixing and cache of the released kind.
+"""The imagebind_LLM fixtures: mixing, cache, bind network, injection, LoRA, biases, tuned norms.
 
-Expected numbers were computed by the public reference code on tiny random weights. Cases that
-carry LoRA and biases in the decoder are compared up to the bound feature.
+Expected numbers were computed by the public reference code on tiny random weights.
 """
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import os
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,13 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from anybind.content import Embedding
-from anybind.core_model.bind import BindConfig, BindNetwork
-from anybind.core_model.checkpoints import assemble
-from anybind.core_model.llama import KVCache, Llama, LlamaConfig
-from anybind.core_model.mixing import mix
+from anybind.content import Embedding, Provenance
+from anybind.core_model.adapter_names import ours
+from anybind.core_model.adapters import Adapter, adapter_from_state, apply_adapter
+from anybind.core_model.bind import BindNetwork
+from anybind.core_model.checkpoints import assemble, meta_config
+from anybind.core_model.llama import KVCache, Llama
+from anybind.core_model.mixing import generator_feature, mix
 from anybind.core_model.retrieval import RetrievalCache
 
 torch.set_num_threads(1)
@@ -58,49 +62,50 @@ def case(name: str) -> dict[str, Any]:
     return next(c for c in table()["cases"] if c["name"] == name)
 
 
-@cache
-@torch.inference_mode(False)
-def decoder() -> Llama:
+def fresh_base() -> Llama:
     params = json.loads((FOLDER / "llm_tiny_params.json").read_text())
     state = load_file(FOLDER / "llm_tiny_base.safetensors")
     state.pop("rope.freqs")
-    config = LlamaConfig(
-        vocab_size=state["tok_embeddings.weight"].shape[0], dim=params["dim"],
-        n_layers=params["n_layers"], n_heads=params["n_heads"], n_kv_heads=params["n_heads"],
-        ffn_dim=state["layers.0.feed_forward.w1.weight"].shape[0], norm_eps=params["norm_eps"],
-        context_length=128,
-    )  # fmt: skip
-    return assemble(config, state)[0]
+    config = meta_config(params, state["tok_embeddings.weight"].shape[0])
+    return assemble(replace(config, context_length=128), state)[0]
 
 
 @cache
 @torch.inference_mode(False)
-def bind(adapter: str, zero_gates: bool = False) -> BindNetwork:
-    """The bind network of a released file, its names mapped onto ours."""
+def base() -> Llama:
+    return fresh_base()
+
+
+@cache
+@torch.inference_mode(False)
+def adapter(kind: str) -> Adapter:
     raw = load_file(FOLDER / "llm_tiny_adapter.safetensors")
-    legacy = adapter == "adapter_legacy"
-    if legacy:
+    if kind == "adapter_stage1_subset":
+        kept = ("image_bind_", "prefix_query")
+        raw = {k: v for k, v in raw.items() if k.startswith(kept) or k.endswith("gate")}
+    if kind == "adapter_legacy":
         raw = {k: v for k, v in raw.items() if not k.startswith("image_bind_")}
         raw |= load_file(FOLDER / "llm_tiny_adapter_legacy_bridge.safetensors")
-    query = raw["prefix_query.weight"]
-    layers, dim = query.shape
-    gates = [raw[f"llama.layers.{i}.attention.gate"].flatten() for i in range(layers)]
-    config = BindConfig(
-        joint_dim=raw["image_bind_proj.weight"].shape[1], model_dim=dim,
-        hidden_dim=raw["image_bind_f1_1.weight"].shape[0], n_layers=layers,
-        n_heads=gates[0].numel(), injection="attention_output", norm="layer" if legacy else "rms",
-    )  # fmt: skip
-    state = {"query": query, "gate": torch.stack(gates) * (0.0 if zero_gates else 1.0)}
-    for name, tensor in raw.items():
-        if name.startswith("image_bind_proj."):
-            state[name.removeprefix("image_bind_")] = tensor
-        elif name.startswith("image_bind_"):
-            stem, kind = name.removeprefix("image_bind_").rsplit(".", 1)
-            part, number = stem.rsplit("_", 1)
-            state[f"blocks.{int(number) - 1}.{part}.{kind}"] = tensor
-    network = BindNetwork(config)
-    network.load_state_dict(state, strict=True)
-    return network.eval().requires_grad_(False)
+    return adapter_from_state(raw)
+
+
+@cache
+@torch.inference_mode(False)
+def decoder(kind: str, merge: bool = False) -> Llama:
+    """The base, tuned by the adapter of a case."""
+    model = fresh_base()
+    if kind != "none":
+        apply_adapter(model, adapter(kind), merge=merge)
+    return model
+
+
+@cache
+@torch.inference_mode(False)
+def bind(kind: str, zero_gates: bool = False) -> BindNetwork:
+    network = copy.deepcopy(adapter(kind).bind)
+    if zero_gates:
+        network.gate.zero_()
+    return network
 
 
 def mixed(name: str) -> NDArray[np.float32]:
@@ -150,36 +155,85 @@ def test_the_cases_are_those_we_know() -> None:
     assert len(names(cached=True)) >= 3
 
 
-@pytest.mark.parametrize("name", ["stage1", "base_only"])
-@torch.inference_mode()
-def test_logits_and_greedy_reply(name: str) -> None:
-    inject = None
-    if case(name)["adapter"] != "none":
-        network = bind(case(name)["adapter"])
-        inject = network(torch.from_numpy(conditioned(name))[None], decoder())
-    ids = torch.from_numpy(arrays()[case(name)["tokens"]])
-    site: Any = "attention_output"
-    logits = decoder()(ids, inject=inject, site=site)
-    np.testing.assert_allclose(logits.numpy(), arrays()[f"{name}.logits"], atol=2e-4)
-    cache = KVCache(decoder().config, 1, 64)
+def all_names() -> list[str]:
+    found = json.loads((FOLDER / "llm_tiny_cases.json").read_text())["cases"]
+    return [c["name"] for c in found if all(":" not in i[1] for i in c["inputs"])]
+
+
+def injected(name: str, model: Llama) -> torch.Tensor | None:
+    if case(name)["adapter"] == "none":
+        return None
+    network = bind(case(name)["adapter"], bool(case(name).get("zero_gates")))
+    return network(torch.from_numpy(conditioned(name))[None], model)
+
+
+def greedy(model: Llama, ids: torch.Tensor, inject: torch.Tensor | None) -> list[int]:
+    kv = KVCache(model.config, 1, 64)
     reply: list[int] = []
-    step = ids
     for _ in range(table()["gen"]["max_gen_len"]):
-        out = decoder()(step, cache=cache, inject=inject, site=site, last_only=True)
+        out = model(ids, cache=kv, inject=inject, site="attention_output", last_only=True)
         token = int(out[0, -1].argmax())
         if token == table()["gen"]["eos_id"]:
             break
         reply.append(token)
-        step = torch.tensor([[token]])
-    assert reply == arrays()[f"{name}.greedy"].tolist()
+        ids = torch.tensor([[token]])
+    return reply
+
+
+@pytest.mark.parametrize("merge", [False, True])
+@pytest.mark.parametrize("name", all_names())
+@torch.inference_mode()
+def test_logits_and_greedy_reply(name: str, merge: bool) -> None:
+    model = decoder(case(name)["adapter"], merge)
+    inject = injected(name, model)
+    ids = torch.from_numpy(arrays()[case(name)["tokens"]])
+    logits = model(ids, inject=inject, site="attention_output")
+    np.testing.assert_allclose(logits.numpy(), arrays()[f"{name}.logits"], atol=2e-4)
+    assert greedy(model, ids, inject) == arrays()[f"{name}.greedy"].tolist()
 
 
 @torch.inference_mode()
-def test_a_wrong_gate_would_show() -> None:
-    """The condition moves the logits by far more than the tolerance above."""
-    ids = torch.from_numpy(arrays()[case("stage1")["tokens"]])
-    moved = arrays()["stage1.logits"] - decoder()(ids).numpy()
-    assert np.abs(moved).max() > 0.05
+def test_a_wrong_part_would_show() -> None:
+    """Each part of the adapter moves the logits by far more than the tolerance above."""
+    ids = torch.from_numpy(arrays()[case("image")["tokens"]])
+    whole = arrays()["image.logits"]
+
+    def moved(without: str) -> float:
+        model = fresh_base()
+        kept = {n: t for n, t in adapter("adapter").decoder.items() if without not in n}
+        biases = () if without == "bias" else adapter("adapter").biases
+        rank = 0 if without == "lora" else 16
+        made = replace(adapter("adapter"), decoder=kept, biases=biases, rank=rank)
+        apply_adapter(model, made)
+        got = model(ids, inject=injected("image", model), site="attention_output")
+        return float(np.abs(got.numpy() - whole).max())
+
+    for part in ("bias", "lora", "norm", "wv.lora", "wo.lora", "wo.bias", "w2.bias"):
+        assert moved(part) > 0.01, part
+    model = decoder("adapter")
+    assert np.abs(model(ids).numpy() - whole).max() > 0.01  # the condition itself
+
+
+@torch.inference_mode()
+def test_rows_with_their_own_conditions_are_as_one_by_one() -> None:
+    """The released code fails at two rows."""
+    model = decoder("adapter")
+    names = ["image", "mix", "cache_other", "mix_cache"]
+    rows = torch.stack([torch.from_numpy(conditioned(n)) for n in names])
+    ids = torch.from_numpy(arrays()["tokens_24"]).expand(len(names), -1)
+    inject = bind("adapter")(rows, model)
+    together = model(ids, inject=inject, site="attention_output")
+    for i, name in enumerate(names):
+        np.testing.assert_allclose(together[i].numpy(), arrays()[f"{name}.logits"][0], atol=2e-4)
+    assert (together[0] - together[1]).abs().max() > 0.05
+
+
+def test_sizes_and_report_of_the_adapter() -> None:
+    found = adapter("adapter")
+    assert (found.rank, found.biases) == (16, ("wq", "wo", "w1", "w2", "w3"))
+    assert found.report.loaded == 104 and found.report.ignored == ()
+    assert (found.bind.config.norm, adapter("adapter_legacy").bind.config.norm) == ("rms", "layer")
+    assert adapter("adapter_stage1_subset").decoder == {}
 
 
 def _training_batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -189,27 +243,53 @@ def _training_batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return feature, ids, labels
 
 
-def test_first_stage_loss_and_gradients() -> None:
-    """Two rows with a condition each; gradients reach bridge, queries and gates."""
-    network = BindNetwork(bind("adapter").config)
-    network.load_state_dict(bind("adapter").state_dict())
+@pytest.mark.parametrize("stage", ["train_full", "train_stage1"])
+def test_loss_and_gradients(stage: str) -> None:
+    """Two rows with a condition each; every gradient that the reference recorded."""
+    kind = "adapter" if stage == "train_full" else "adapter_stage1_subset"
+    network, model = copy.deepcopy(bind(kind)), fresh_base()
+    if stage == "train_full":
+        apply_adapter(model, adapter(kind))
+    network.requires_grad_(True)
+    model.requires_grad_(True)
     feature, ids, labels = _training_batch()
-    logits = decoder()(ids, inject=network(feature, decoder()), site="attention_output")
-    expected = arrays()["train_stage1.logits"]
+    logits = model(ids, inject=network(feature, model), site="attention_output")
+    expected = arrays()[f"{stage}.logits"]
     np.testing.assert_allclose(logits.detach().numpy(), expected, atol=2e-4)
     loss = torch.nn.functional.cross_entropy(
         logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1), ignore_index=0
     )
-    np.testing.assert_allclose(loss.item(), arrays()["train_stage1.loss"], atol=1e-5)
+    np.testing.assert_allclose(loss.item(), arrays()[f"{stage}.loss"], atol=1e-5)
     loss.backward()
-    grads = {n: p.grad.numpy() for n, p in network.named_parameters() if p.grad is not None}
-    wanted = {
-        "image_bind_proj.bias": grads["proj.bias"],
-        "image_bind_f2_3.weight": grads["blocks.2.f2.weight"],
-        "prefix_query.weight": grads["query"],
-        "llama.layers.0.attention.gate": grads["gate"][0],
-        "llama.layers.3.attention.gate": grads["gate"][3],
-    }
-    for name, got in wanted.items():
-        theirs = arrays()[f"train_stage1.grad.{name}"]
-        np.testing.assert_allclose(got, theirs.reshape(got.shape), atol=1e-5, err_msg=name)
+    ours_by_name = dict(network.named_parameters()) | dict(model.named_parameters())
+    wanted = [n for n in arrays().files if n.startswith(f"{stage}.grad.")]
+    assert len(wanted) == (9 if stage == "train_full" else 5)
+    for key in wanted:
+        place = ours(key.removeprefix(f"{stage}.grad."))
+        assert place is not None, key
+        if place[0] == "gate":
+            assert network.gate.grad is not None
+            grad = network.gate.grad[int(place[1])]
+        else:
+            grad = ours_by_name[place[1]].grad
+        assert grad is not None, key
+        theirs = arrays()[key]
+        np.testing.assert_allclose(grad.numpy(), theirs.reshape(grad.shape), atol=1e-5, err_msg=key)
+        assert np.abs(theirs).max() > 1e-5, key
+
+
+@pytest.mark.parametrize("name", ["unclip_cache", "unclip_nocache"])
+def test_what_the_image_generator_gets(name: str) -> None:
+    made = [
+        dataclasses.replace(
+            Embedding.of(row / np.linalg.norm(row)),
+            raw=row,
+            provenance=Provenance(f"encoder:{kind}"),
+        )
+        for kind, row in (("image", arrays()["feature_a"][0]), ("point", arrays()["feature_b"][0]))
+    ]
+    settings = {"top_k": 10, "temperature": 20, "weight": 0.5}
+    got = generator_feature(
+        made, [0.7, 0.9], cache=retrieval(settings) if name == "unclip_cache" else None
+    )
+    np.testing.assert_allclose(got, arrays()[f"{name}.embed"][0], atol=1e-5)
