@@ -10,11 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anybind.content import Embedding
 from anybind.core_model.encoders.imagebind import ImageBind, Outputs
 from anybind.core_model.encoders.imagebind_weights import infer_config
 from anybind.core_model.encoders.point_bert import farthest_points, neighbourhoods
+from anybind.core_model.mixing import mix
 from anybind.errors import UserError
-from tests.core_model.imagebind_files import TINY_SETTINGS, arrays, tiny
+from tests.core_model.imagebind_files import FOLDER, TINY_SETTINGS, arrays, tiny
 
 torch.set_num_threads(1)
 TOLERANCE = 3e-5
@@ -90,6 +92,18 @@ def test_three_outputs_and_how_they_hang_together() -> None:
     lengths = clips.scaled.norm(dim=-1)
     assert bool((lengths < 19).all())  # the mean of clips is not brought back to the scale 20
     assert torch.allclose(clips.scaled / lengths[:, None], clips.unit, atol=1e-6)
+
+
+def test_unit_is_what_the_language_model_mixes() -> None:
+    """From pixels, sound and points to the mix that the reference feeds its bind network."""
+    unit = [
+        model()("vision", given("in.vision")[:1]).unit,
+        model()("audio", given("in.audio")[:1]).unit,
+        model()("point", given("point.in.points")[:1]).unit,
+    ]
+    mixed = mix([Embedding.of(u[0].numpy()) for u in unit], [1.0, 0.5, 0.25]).data
+    wanted = np.load(FOLDER / "llm_tiny_io.npz")["end_to_end.mix"]
+    near(torch.from_numpy(mixed)[None], wanted)
 
 
 def test_text_whose_end_was_cut_off_is_always_the_same() -> None:
