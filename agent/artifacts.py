@@ -7,20 +7,17 @@ Names are looked up, never joined to a path unchecked: nothing outside the folde
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import os
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from anybind.content import KINDS, AnyPart, Audio, Boxes, Image, Lazy, Provenance, Text
+from anybind.agent.keeping import decode, encode, extension, media_type
+from anybind.agent.kept_embedding import whole
+from anybind.content import KINDS, AnyPart, Embedding, Lazy, Provenance
 from anybind.errors import ToolError, UserError
-from anybind.media import open_file
 
 NAME = re.compile(r"[a-z]+/[0-9a-f]{8}\.[a-z0-9]{1,5}")
-_EXTENSIONS = {"image": "png", "audio": "wav", "text": "txt", "boxes": "json", "point": "ply"}
 
 
 class ArtifactStore:
@@ -38,12 +35,9 @@ class ArtifactStore:
         """
         if part.name and part.name in self._parts:
             return self._parts[part.name]
-        extension = _EXTENSIONS.get(part.kind)
-        if extension is None:
-            raise UserError(f"A session can't keep {part.kind} yet.")
         data = encode(part)
         digest = hashlib.sha256(part.kind.encode() + b"\0" + data).hexdigest()
-        name = self._name(part.kind, digest, extension)
+        name = self._name(part.kind, digest, extension(part.kind, data))
         if name in self._parts:
             return self._parts[name]
         path = self.path(name)
@@ -100,14 +94,14 @@ class ArtifactStore:
         if cls is None or not path.exists():
             return
         part: AnyPart = cls(
-            lazy=Lazy(lambda: _decode(path, kind)),
-            media_type=cls.default_media_type(),
+            lazy=Lazy(lambda: decode(path, kind)),
+            media_type=media_type(kind, path.suffix),
             provenance=Provenance(made_by, tuple(sources)),
             name=name,
             digest=digest,
             path=path,
         )
-        self._parts[name] = part
+        self._parts[name] = whole(part, path) if isinstance(part, Embedding) else part
 
     def _name(self, kind: str, digest: str, extension: str) -> str:
         for at in range(0, 56, 8):
@@ -115,35 +109,6 @@ class ArtifactStore:
             if name not in self._parts or self._parts[name].digest == digest:
                 return name
         raise UserError("Too many artifacts share a name.")
-
-
-def encode(part: AnyPart) -> bytes:
-    """The bytes under which a part is kept."""
-    if isinstance(part, Image):
-        stream = io.BytesIO()
-        part.data.save(stream, "PNG", compress_level=1)
-        return stream.getvalue()
-    if isinstance(part, Audio):
-        import soundfile  # pyright: ignore[reportMissingTypeStubs]
-
-        stream = io.BytesIO()
-        soundfile.write(stream, part.data.samples.T, part.data.rate, format="WAV", subtype="FLOAT")
-        return stream.getvalue()
-    if isinstance(part, Text):
-        return part.data.encode()
-    if isinstance(part, Boxes):
-        rows = [{"label": b.label, "xyxy": list(b.xyxy), "score": b.score} for b in part.data]
-        return json.dumps(rows).encode()
-    raise UserError(f"A session can't keep {part.kind} yet.")
-
-
-def _decode(path: Path, kind: str) -> Any:
-    if kind == "boxes":
-        from anybind.content import Box
-
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return tuple(Box(r["label"], tuple(r["xyxy"]), r["score"]) for r in rows)
-    return open_file(path).data
 
 
 def describe(part: AnyPart) -> AnyPart:

@@ -126,7 +126,8 @@ class Session:
 
         Args:
             text: The request.
-            *attachments: Paths, parts or PIL images; `(thing, weight)` sets a mixing weight.
+            *attachments: Paths, parts or PIL images; `(thing, weight)` sets a mixing weight,
+                `"depth:room.png"` says what a file holds that does not tell.
             outputs: What to reply with: "text", "image" ... (as the bundle's generators allow).
             ground: Look for the nouns of the answer in the picture.
             tools: Let the model call tools.

@@ -37,6 +37,7 @@ from anybind.errors import (
 
 if TYPE_CHECKING:
     from anybind.agent import Session
+    from anybind.content import AnyPart
     from anybind.core_model import ImageBindLLM
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ __all__ = [
     "PointCloud", "Retry", "Text", "Thermal", "ToolError", "UserError", "Video", "__version__",
     "load", "session",
 ]  # fmt: skip
+# `open` is left out: a star import must not hide the builtin.
 
 
 def session(bundle: str | Path | None = None, **options: Any) -> Session:
@@ -60,6 +62,20 @@ def session(bundle: str | Path | None = None, **options: Any) -> Session:
     from anybind.agent import Session
 
     return Session(bundle, **options)
+
+
+def open(path: str | Path, *, kind: str | None = None) -> AnyPart:
+    """Open a file as a part, to attach, embed or look at.
+
+    Args:
+        path: The file.
+        kind: What it holds, where the file does not tell: "depth", "sunrgbd" (depth in the encoding
+            of SUN RGB-D), "thermal", "imu", "point", "audio" (of a film: its sound), "video",
+            "image" or "text". The same word may stand before the path: `"depth:room.png"`.
+    """
+    from anybind.media import open_file
+
+    return open_file(path, kind=kind)
 
 
 def load(bundle: str | Path = "nano", **options: Any) -> ImageBindLLM:

@@ -15,15 +15,17 @@ from anybind.agent.reply import Reply
 from anybind.agent.runtime import Runtime
 from anybind.agent.session import Session
 from anybind.errors import AnybindError, UserError
+from anybind.media import split_prefix, with_prefix
 
 
 class Weighted(BaseModel):
-    """An attachment with a mixing weight."""
+    """An attachment with a mixing weight, or with the kind of its content."""
 
     model_config = ConfigDict(extra="forbid")
 
     path: str
-    weight: float = 1.0
+    weight: float | None = None
+    kind: str | None = None
 
 
 class Line(BaseModel):
@@ -117,11 +119,16 @@ def _answer(
 
 
 def _attachment(given: str | Weighted, beside: Path) -> Any:
-    """A path; a relative one that is not here is looked for beside the request file."""
-    path = given if isinstance(given, str) else given.path
+    """A path, a known word before it (`depth:room.png`) left in place; a relative one that is not
+    here is looked for beside the request file."""
+    kind, path = split_prefix(given if isinstance(given, str) else given.path)
     if not Path(path).exists() and (beside / path).exists():
         path = str(beside / path)
-    return path if isinstance(given, str) else (path, given.weight)
+    path = path if kind is None else with_prefix(path, kind)
+    if isinstance(given, str):
+        return path
+    path = with_prefix(path, given.kind)
+    return path if given.weight is None else (path, given.weight)
 
 
 def _session(

@@ -60,6 +60,8 @@ def decode_imu(data: bytes, label: str, caps: Caps = CAPS) -> Motion:
 
 def _check_shape(table: NDArray[np.float64], names: list[str], label: str, caps: Caps) -> None:
     wanted = "IMU readings are [steps, 6]: accelerometer x y z, gyroscope x y z (time before them)"
+    if table.ndim and len(table) < 2:
+        raise UserError(f"{label} holds {len(table)} readings; two or more are needed.")
     if table.ndim != 2 or table.shape[1] not in (6, 7):
         turned = table.ndim == 2 and table.shape[0] in (6, 7)
         hint = " It seems to lie on its side: transpose it." if turned else ""
@@ -70,8 +72,6 @@ def _check_shape(table: NDArray[np.float64], names: list[str], label: str, caps:
         raise UserError(
             f"{label} has {len(names)} headings over {table.shape[1]} columns; give one for each."
         )
-    if len(table) < 2:
-        raise UserError(f"{label} holds {len(table)} readings; two or more are needed.")
     if len(table) > caps.imu_steps:
         raise UserError(f"{label} has {len(table)} readings; the limit is {caps.imu_steps}.")
 

@@ -205,8 +205,9 @@ class _Text:
             )
         self._left -= element.count
         rows: list[list[bytes]] = []
-        for line in self._lines:
-            if len(rows) == element.count:
+        while len(rows) < element.count:
+            line = next(self._lines, None)
+            if line is None:
                 break
             if words := line.split(None, len(element.properties) + _MAX_SIDES + 2):
                 rows.append(words)

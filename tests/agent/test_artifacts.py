@@ -10,9 +10,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anybind.agent.artifacts import NAME, ArtifactStore
-from anybind.content import AnyPart, Audio, Box, Boxes, File, Image, Text, Waveform
+from anybind.content import (
+    IMU,
+    AnyPart,
+    Audio,
+    Box,
+    Boxes,
+    Depth,
+    File,
+    Footage,
+    Image,
+    Motion,
+    PointCloud,
+    Text,
+    Thermal,
+    Video,
+    Waveform,
+)
 from anybind.errors import ToolError, UserError
+from anybind.media import open_file
 from tests.fakes import picture
+from tests.films import film
 
 SOUND = Waveform(np.linspace(-1, 1, 100, dtype=np.float32)[None], 8000)
 PARTS: list[AnyPart] = [
@@ -40,6 +58,65 @@ def test_a_part_is_kept_under_a_name_and_read_again(tmp_path: Path, part: AnyPar
     else:
         assert again.data == part.data
     assert again.digest == kept.digest and again.provenance.made_by == "tool:T"
+
+
+RNG = np.random.default_rng(0)
+FRAMES = RNG.integers(0, 256, (5, 32, 48, 3), np.uint8)
+ARRAYS: list[tuple[AnyPart, str, str]] = [
+    (PointCloud.of(RNG.normal(size=(9, 3)).astype(np.float32)), "ply", "model/ply"),
+    (Depth.of(RNG.uniform(0, 9, (6, 4)).astype(np.float32)), "npy", "application/x-npy"),
+    (Thermal.of(RNG.integers(0, 256, (6, 4), np.uint8)), "png", "image/png"),
+]
+
+
+@pytest.mark.parametrize(("part", "ending", "media_type"), ARRAYS, ids=lambda p: str(p)[:9])
+def test_arrays_are_kept_without_loss(
+    tmp_path: Path, part: AnyPart, ending: str, media_type: str
+) -> None:
+    kept = ArtifactStore(tmp_path).add(part)
+    assert kept.name.endswith(f".{ending}")
+    other = ArtifactStore(tmp_path)
+    other.restore(kept.name, kept.digest, "user", [])
+    again = other.get(kept.name)
+    assert type(again) is type(part) and again.media_type == media_type
+    np.testing.assert_array_equal(again.data, part.data)
+    assert again.data.dtype == part.data.dtype
+    assert other.add(again).name == kept.name
+
+
+@pytest.mark.parametrize("rate", [None, 100.0, 50.0 / 3.0, 0.5])
+def test_readings_are_kept_with_their_rate(tmp_path: Path, rate: float | None) -> None:
+    samples = RNG.normal(size=(40, 6)).astype(np.float32)
+    kept = ArtifactStore(tmp_path).add(IMU.of(Motion(samples, rate)))
+    other = ArtifactStore(tmp_path)
+    other.restore(kept.name, kept.digest, "user", [])
+    again = other.get(kept.name).data
+    np.testing.assert_array_equal(again.samples, samples)
+    assert again.rate == (None if rate is None else pytest.approx(rate, rel=1e-9))
+
+
+def test_a_film_from_a_file_is_kept_as_that_file(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(film(frames=30))
+    kept = ArtifactStore(tmp_path / "s").add(open_file(tmp_path / "a.mp4"))
+    assert kept.name.endswith(".mp4") and kept.path is not None
+    assert kept.path.read_bytes() == (tmp_path / "a.mp4").read_bytes()
+    other = ArtifactStore(tmp_path / "s")
+    other.restore(kept.name, kept.digest, "user", [])
+    again = other.get(kept.name)
+    assert isinstance(again, Video) and again.media_type == "video/mp4"
+    np.testing.assert_array_equal(again.data.frames, kept.data.frames)
+
+
+def test_a_film_made_in_memory_is_kept_without_loss(tmp_path: Path) -> None:
+    sound = Waveform(RNG.uniform(-1, 1, (2, 1600)).astype(np.float32), 8000)
+    kept = ArtifactStore(tmp_path).add(Video.of(Footage.of_frames(FRAMES, 25.0, sound)))
+    assert kept.name.endswith(".mkv")
+    other = ArtifactStore(tmp_path)
+    other.restore(kept.name, kept.digest, "user", [])
+    again = other.get(kept.name).data
+    np.testing.assert_array_equal(again.frames, FRAMES)
+    np.testing.assert_array_equal(again.audio.samples, sound.samples)
+    assert other.add(other.get(kept.name)).name == kept.name
 
 
 def test_the_name_follows_from_the_content(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image as pil
 
 from anybind.agent.cli import batching
 from anybind.errors import UserError
@@ -60,6 +62,9 @@ BAD = [
     line(attachments=[{"path": "pic.png", "weight": float("nan")}]),
     line(attachments=[{"path": "pic.png", "weight": -1}]),
     line(attachments=[{"weight": 1}]),
+    line(attachments=[{"path": "a.png", "kind": "smell"}]),
+    line(attachments=[{"path": "depth:a.png", "kind": "imu"}]),
+    line(attachments=["depth:missing.png"]),
     line(attachments="pic.png"),
     line(outputs=["smell"]),
     line(outputs=[]),
@@ -89,6 +94,24 @@ def test_replies_have_every_field(run: Any, tmp_path: Path) -> None:
     } <= set(row)  # fmt: skip
     assert row["nouns"][0].keys() >= {"text", "span", "score"}
     assert all(Path(a["path"]).is_file() for a in row["artifacts"])
+
+
+def test_an_attachment_may_say_what_it_holds(run: Any, tmp_path: Path) -> None:
+    """The fake takes pictures only, so what comes back names the kind that was made of the file."""
+    (tmp_path / "in").mkdir()
+    grey = np.full((8, 8), 2000, np.uint16)
+    pil.fromarray(grey).save(tmp_path / "in" / "room.png")
+    plain, *rows = run(
+        line(attachments=["room.png"])
+        + line(attachments=["depth:room.png"])
+        + line(attachments=[{"path": "room.png", "kind": "depth"}])
+        + line(attachments=[{"path": "room.png", "kind": "sunrgbd", "weight": 0.5}])
+        + line(attachments=["depth:in/room.png", "image:room.png"])
+    )
+    assert plain["error"] is None
+    for row in rows:
+        assert row["error"]["type"] == "UserError"
+        assert "can't take depth" in row["error"]["message"]
 
 
 def test_named_sessions_go_on_and_new_ones_do_not(run: Any) -> None:
