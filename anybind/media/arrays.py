@@ -13,6 +13,7 @@ import zipfile
 from typing import TYPE_CHECKING
 
 from anybind.errors import UserError
+from anybind.media.formats import brief
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,7 +106,9 @@ def _member(data: bytes, label: str, limit: int) -> bytes:
     except UserError:
         raise
     except Exception as error:  # zipfile raises nearly anything on damaged archives
-        raise UserError(f"{label} is not a readable npz file, or it is damaged: {error}") from error
+        raise UserError(
+            f"{label} is not a readable npz file, or it is damaged: {brief(error)}"
+        ) from error
     if len(inner) > most:
         raise UserError(f"{label} holds more than {most} bytes.")
     return inner
@@ -123,7 +126,7 @@ def read_lines(data: bytes, label: str, limit: int) -> list[str]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{label} is not a table of numbers as text: {error}") from error
+        raise UserError(f"{label} is not a table of numbers as text: {brief(error)}") from error
     lines: list[str] = []
     for line in text.splitlines():
         line = line.strip()
@@ -175,3 +178,11 @@ def read_table(lines: list[str], label: str, least: int, first: int = 1) -> NDAr
                 ) from error
         chunks.append(np.array(rows))
     return np.concatenate(chunks)
+
+
+def as_float(array: NDArray[np.generic]) -> NDArray[np.float64]:
+    """The numbers as float64. NaN with odd bits are no warning here: they are refused later."""
+    import numpy as np
+
+    with np.errstate(invalid="ignore"):
+        return array.astype(np.float64)

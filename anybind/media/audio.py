@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from anybind.content import Waveform
 from anybind.errors import UserError
 from anybind.media.caps import CAPS, Caps
+from anybind.media.formats import brief
 from anybind.optional import require
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ def decode_audio(data: bytes, label: str, caps: Caps = CAPS) -> Waveform:
     except UserError:
         raise
     except Exception as error:  # libsndfile reports damage through several exception types.
-        raise UserError(f"{label} is not a readable sound, or it is damaged: {error}") from error
+        raise UserError(
+            f"{label} is not a readable sound, or it is damaged: {brief(error)}"
+        ) from error
     if samples.shape[1] == 0:
         raise UserError(f"{label} holds no samples (zero-length sound).")
     if not np.isfinite(samples).all():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from anybind.errors import UserError
 from anybind.media.arrays import is_array, read_array
 from anybind.media.caps import CAPS, Caps
+from anybind.media.formats import brief
 from anybind.media.image import check_size, open_checked
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def decode_depth(
     if raw.dtype.kind == "f":
         if sunrgbd:
             raise UserError(f"{label} holds floats; the encoding sunrgbd is of 16-bit pictures.")
-        metres = raw.astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            metres = raw.astype(np.float32)
         metres[np.isnan(metres)] = 0.0
     else:
         if sunrgbd:
@@ -74,7 +76,9 @@ def _picture(data: bytes, label: str, caps: Caps) -> NDArray[np.generic]:
     try:
         pixels = np.asarray(picture)
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
-        raise UserError(f"{label} is not a readable picture, or it is damaged: {error}") from error
+        raise UserError(
+            f"{label} is not a readable picture, or it is damaged: {brief(error)}"
+        ) from error
     if picture.mode == "F":
         return pixels.astype(np.float32)
     if picture.mode.startswith("I") and pixels.ndim == 2:

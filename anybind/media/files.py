@@ -24,7 +24,7 @@ from anybind.errors import UserError
 from anybind.media.audio import decode_audio, sound_of_film
 from anybind.media.caps import CAPS, Caps
 from anybind.media.depth import decode_depth
-from anybind.media.formats import OPENS, check_kind, sniff, split_prefix
+from anybind.media.formats import OPENS, brief, check_kind, sniff, split_prefix
 from anybind.media.image import check_size, decode_image, rgb
 from anybind.media.imu import decode_imu
 from anybind.media.points import decode_array_points, decode_points
@@ -60,7 +60,7 @@ def open_file(
     try:
         file = Path(text).expanduser()
     except RuntimeError as error:
-        raise UserError(f"{text}: {error}") from error
+        raise UserError(f"{text}: {brief(error)}") from error
     data = _read(file, caps)
     form = sniff(data[:64], file.suffix.lower())
     if wanted is None:
@@ -136,7 +136,7 @@ def _read(file: Path, caps: Caps) -> bytes:
     except FileNotFoundError as error:
         raise UserError(f"There is no file {file}.") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{file} can't be read: {error}") from error
+        raise UserError(f"{file} can't be read: {brief(error)}") from error
 
 
 def _decode_text(data: bytes, label: str, caps: Caps) -> str:
@@ -145,7 +145,7 @@ def _decode_text(data: bytes, label: str, caps: Caps) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{label} is not UTF-8 text: {error}") from error
+        raise UserError(f"{label} is not UTF-8 text: {brief(error)}") from error
 
 
 def from_value(value: Any, *, kind: str | None = None, caps: Caps = CAPS) -> AnyPart:
@@ -177,4 +177,4 @@ def _picture(value: PILImage, caps: Caps) -> Image:
     try:
         return Image.of(rgb(value))
     except Exception as error:  # a picture that PIL opened lazily may turn out damaged
-        raise UserError(f"The picture can't be read: {error}") from error
+        raise UserError(f"The picture can't be read: {brief(error)}") from error

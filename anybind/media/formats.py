@@ -145,6 +145,12 @@ def with_prefix(path: str, kind: str | None) -> str:
     return f"{kind}:{rest}"
 
 
+def brief(error: Exception) -> str:
+    """What a library says of damage, on one line and not too long for a message."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
 def check_kind(kind: str) -> str:
     """The kind of content that a prefix or `kind` gives.
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from anybind.errors import UserError
 from anybind.media.caps import Caps
+from anybind.media.formats import brief
 
 _JSON, _BINARY = 0x4E4F534A, 0x004E4942
 _SIZES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}
@@ -50,7 +51,7 @@ def _chunks(data: bytes, label: str) -> tuple[dict[str, Any], bytes]:
     try:
         tree: Any = json.loads(data[20 : 20 + size])
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{label} is a damaged glb file: {error}") from error
+        raise UserError(f"{label} is a damaged glb file: {brief(error)}") from error
     if not isinstance(tree, dict):
         raise UserError(f"{label} is a damaged glb file: its description is no object.")
     binary, at = b"", 20 + size

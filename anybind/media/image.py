@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from anybind.errors import UserError
 from anybind.media.caps import CAPS, Caps
+from anybind.media.formats import brief
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -32,7 +33,9 @@ def rgb_of(data: bytes, label: str, caps: Caps, formats: Sequence[str]) -> PILIm
     except UserError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged files.
-        raise UserError(f"{label} is not a readable picture, or it is damaged: {error}") from error
+        raise UserError(
+            f"{label} is not a readable picture, or it is damaged: {brief(error)}"
+        ) from error
 
 
 def open_checked(data: bytes, label: str, caps: Caps, formats: Sequence[str]) -> PILImage:
@@ -53,9 +56,13 @@ def open_checked(data: bytes, label: str, caps: Caps, formats: Sequence[str]) ->
     except UserError:
         raise
     except pil.DecompressionBombError as error:
-        raise UserError(f"{label} has too many pixels; shrink it first ({error}).") from error
+        raise UserError(
+            f"{label} has too many pixels; shrink it first ({brief(error)})."
+        ) from error
     except Exception as error:
-        raise UserError(f"{label} is not a readable picture, or it is damaged: {error}") from error
+        raise UserError(
+            f"{label} is not a readable picture, or it is damaged: {brief(error)}"
+        ) from error
 
 
 def check_size(label: str, width: int, height: int, caps: Caps) -> None:

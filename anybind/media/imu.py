@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from anybind.content import Motion
 from anybind.errors import UserError
-from anybind.media.arrays import fields, is_array, read_array, read_lines, read_table
+from anybind.media.arrays import as_float, fields, is_array, read_array, read_lines, read_table
 from anybind.media.caps import CAPS, Caps
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def decode_imu(data: bytes, label: str, caps: Caps = CAPS) -> Motion:
 
     names: list[str] = []
     if is_array(data):
-        table = read_array(data, label, caps.imu_steps * 8).astype(np.float64)
+        table = as_float(read_array(data, label, caps.imu_steps * 8))
     else:
         lines = read_lines(data, label, caps.imu_steps)
         if lines and re.search(r"[A-DF-Za-df-z]", re.sub(r"(?i)nan|inf(inity)?", "", lines[0])):

@@ -6,6 +6,7 @@ Materials, textures and files that a mesh names are never followed.
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from anybind.errors import UserError
 from anybind.media.arrays import read_lines
 from anybind.media.caps import Caps
+from anybind.media.formats import brief
 from anybind.optional import require
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ def mesh_points(data: bytes, label: str, form: str, caps: Caps) -> NDArray[np.fl
 
         data = stripped(data, label, caps)
     trimesh: Any = require("trimesh", "points")
+    # It logs what it tries on damaged files; without a handler that would go to the terminal.
+    logging.getLogger("trimesh").addHandler(logging.NullHandler())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numbers in damaged files; they are checked below
@@ -55,7 +59,7 @@ def mesh_points(data: bytes, label: str, form: str, caps: Caps) -> NDArray[np.fl
             vertices, faces = _flattened(loaded)
     except Exception as error:  # trimesh's readers raise nearly anything on damaged files
         raise UserError(
-            f"{label} is not a readable {form} file, or it is damaged: {error}"
+            f"{label} is not a readable {form} file, or it is damaged: {brief(error)}"
         ) from error
     if len(vertices) > 3 * caps.points:
         raise UserError(f"{label} has {len(vertices)} points; the limit is {caps.points}.")

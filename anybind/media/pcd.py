@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anybind.errors import UserError
-from anybind.media.arrays import read_lines, read_table
+from anybind.media.arrays import as_float, read_lines, read_table
 from anybind.media.caps import Caps
+from anybind.media.formats import brief
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +85,7 @@ def _header(data: bytes, label: str) -> _Layout:
         codes = [_KINDS[k] + str(s) for k, s in zip(kinds, sizes, strict=True) if s in _SIZES[k]]
         storage = found["DATA"][0]
     except (KeyError, IndexError, ValueError) as error:
-        raise UserError(f"{label} has a pcd header that can't be read: {error}") from error
+        raise UserError(f"{label} has a pcd header that can't be read: {brief(error)}") from error
     layout = _Layout(names, codes, counts, points, storage, at)
     right = len(names) == len(codes) == len(counts) and points >= 0 and min(counts, default=0) >= 1
     if not right or layout.offsets()[-1] > _MAX_ROW:
@@ -122,7 +123,7 @@ def _columns(raw: bytes, layout: _Layout, *, by_row: bool) -> NDArray[np.float64
         else:
             picked = rows[offsets[i] * n : offsets[i] * n + n * code.itemsize]
         column = np.ascontiguousarray(picked).reshape(-1).view(code)
-        out.append(column.astype(np.float64))
+        out.append(as_float(column))
     return np.stack(out, axis=1)
 
 

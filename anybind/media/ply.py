@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from anybind.errors import UserError
+from anybind.media.arrays import as_float
 from anybind.media.caps import Caps
+from anybind.media.formats import brief
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,7 +121,7 @@ def _header(data: bytes, label: str) -> tuple[str, list[_Element], int]:
                 case _:
                     raise ValueError(line[:60])
     except (KeyError, IndexError, ValueError) as error:
-        raise UserError(f"{label} has a ply header that can't be read: {error}") from error
+        raise UserError(f"{label} has a ply header that can't be read: {brief(error)}") from error
     if form not in ("ascii", "binary_little_endian", "binary_big_endian"):
         raise UserError(f"{label} is of an unknown ply format {form!r}.")
     if any(e.count < 0 or not e.properties for e in elements) or len(elements) > 100:
@@ -149,7 +151,7 @@ class _Binary:
         rows = np.frombuffer(self._data, row, element.count, self._at)
         self._at += element.count * row.itemsize
         where = {p.name: i for i, p in enumerate(element.properties)}
-        return np.stack([rows[f"f{where[n]}"].astype(np.float64) for n in names], axis=1)
+        return np.stack([as_float(rows[f"f{where[n]}"]) for n in names], axis=1)
 
     def skip(self, element: _Element) -> None:
         if element.fixed:
@@ -239,7 +241,9 @@ class _Text:
                 length = int(row[before])
                 if not 0 <= length <= _MAX_SIDES:
                     raise UserError(f"{self._label} is damaged: a face with {length} corners.")
-                out.append([int(w) for w in row[before + 1 : before + 1 + length]])
+                corners = row[before + 1 : before + 1 + length]
+                # Numbers of absurd length name no corner; -1 is refused with the others.
+                out.append([int(w) if len(w) < 12 else -1 for w in corners])
         except (ValueError, IndexError) as error:
             raise UserError(f"{self._label} is damaged: a face is not of numbers.") from error
         return out

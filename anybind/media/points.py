@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anybind.errors import UserError
-from anybind.media.arrays import is_array, read_array, read_lines, read_table
+from anybind.media.arrays import as_float, is_array, read_array, read_lines, read_table
 from anybind.media.caps import CAPS, Caps
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _array(data: bytes, label: str, caps: Caps) -> NDArray[np.float64]:
             "more], x y z first."
         )
     _check_count(array.shape[0], label, caps)
-    return array[:, :3].astype("float64")
+    return as_float(array[:, :3])
 
 
 def _table(data: bytes, label: str, caps: Caps) -> NDArray[np.float64]:

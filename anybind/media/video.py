@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from anybind.content import Footage, Waveform
 from anybind.errors import UserError
 from anybind.media.caps import CAPS, Caps
+from anybind.media.formats import brief
 from anybind.optional import require
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Film:
         with self._opened() as container:
             if not container.streams.audio:
                 return None
-            stream = container.streams.audio[0]
+            stream = self._decodable(container.streams.audio[0])
             rate = int(stream.codec_context.sample_rate or 0)
             resampler = av.AudioResampler(format="fltp")
             try:
@@ -159,11 +160,12 @@ class Film:
             )
         except Exception as error:  # FFmpeg reports damage through many exception types.
             raise UserError(
-                f"{self._label} is not a readable film (video), or it is damaged: {error}"
+                f"{self._label} is not a readable film (video), or it is damaged: {brief(error)}"
             ) from error
         try:
             for stream in container.streams.video:
-                stream.codec_context.options = limit
+                if stream.codec_context is not None:
+                    stream.codec_context.options = limit
             yield container
         finally:
             container.close()
@@ -171,7 +173,12 @@ class Film:
     def _pictures(self, container: Any) -> Any:
         if not container.streams.video:
             raise UserError(f"{self._label} holds no pictures; give a sound as wav, flac or ogg.")
-        return container.streams.video[0]
+        return self._decodable(container.streams.video[0])
+
+    def _decodable(self, stream: Any) -> Any:
+        if stream.codec_context is None:
+            raise UserError(f"{self._label} is coded in a way that can't be decoded here.")
+        return stream
 
     def _decoded(self, container: Any, stream: Any, flush: bool = False) -> Iterator[Any]:
         """Decoded frames; whatever FFmpeg says of damage is one error. A None at the end, for
@@ -269,7 +276,9 @@ class Film:
             )
 
     def _damaged(self, error: Exception) -> UserError:
-        return UserError(f"{self._label} is a film that is damaged or can't be decoded: {error}")
+        return UserError(
+            f"{self._label} is a film that is damaged or can't be decoded: {brief(error)}"
+        )
 
 
 def encode_video(footage: Footage) -> tuple[bytes, str]:
