@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anybind.core_model.tokenizer import Tokenizer
+from anybind.core_model.tokenizer import Tokenizer, encode_tail
 from anybind.errors import UserError
 from anybind.optional import require
 
@@ -29,7 +29,8 @@ class _Wrapped:
         self.special_token_ids = sorted(tokenizer.special_ids())
 
     def __call__(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text)
+        # Always the middle of a reply: no space is put before it.
+        return encode_tail(self._tokenizer, text)
 
 
 class GrammarEngine:

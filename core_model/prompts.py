@@ -50,7 +50,7 @@ _LLAMA3_MARK = re.compile(
 )
 _ALPACA_MARK = re.compile(r"#{3,}[ \t]*(?=(?:instruction|input|response)[ \t]*:)", re.IGNORECASE)
 _PANDA_MARK = re.compile(r"#{3,}[ \t]*(?=(?:human|assistant)[ \t]*:)", re.IGNORECASE)
-_VICUNA_MARK = re.compile(r"\b(USER|ASSISTANT)(?=[ \t]*:)")
+_VICUNA_MARK = re.compile(r"(USER|ASSISTANT)(?=[ \t]*:)")
 _LLAMA2_MARK = re.compile(r"(\[/?)(INST\])|(<<?/?)(SYS>>)")
 _SENTENCE_MARK = re.compile(r"(</?)(s>)")
 """`<s>` and `</s>`: special tokens of LLaMA-1 and 2 that some tokenizers read out of plain text."""

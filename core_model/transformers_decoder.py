@@ -21,11 +21,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anybind.core_model.identity import identity
 from anybind.core_model.llama import Site
 from anybind.core_model.transformers_cache import TransformersCache
 from anybind.errors import ModelError
 
 _KINDS = {"full_attention", "sliding_attention"}
+_PARTS = ("attention.wv", "attention.wo", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3")
+_LLAMA_PARTS = (
+    "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj", "mlp.up_proj",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,21 @@ class TransformersDecoder:
     def device(self) -> torch.device:
         """Where token ids are expected."""
         return self.model.get_input_embeddings().weight.device
+
+    @property
+    def identity(self) -> str:
+        """Which weights these are (see `anybind.core_model.identity`); of a LLaMA the same as our
+        own decoder's, of others a digest over the first five matrices of three layers."""
+        embedding = self.model.get_input_embeddings().weight
+        state = {"tok_embeddings.weight": embedding}
+        for i, block in enumerate(self.blocks):
+            named = {n.removesuffix(".weight"): p for n, p in block.named_parameters()}
+            plain = [named[n] for n in sorted(named) if named[n].dim() == 2]
+            parts = [named.get(n) for n in _LLAMA_PARTS]
+            chosen = parts if all(p is not None for p in parts) else plain
+            for name, parameter in zip(_PARTS, chosen * len(_PARTS), strict=False):
+                state[f"layers.{i}.{name}.weight"] = parameter
+        return identity(state)
 
     @property
     def sites(self) -> frozenset[Site]:

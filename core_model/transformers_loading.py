@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from anybind.contracts import Build, Profile
-from anybind.core_model.adapters import load_bind
+from anybind.core_model.adapters import base_identity, load_bind
 from anybind.core_model.bind import BindConfig, BindNetwork
 from anybind.core_model.chat_template import ChatTemplate
+from anybind.core_model.identity import same
 from anybind.core_model.language import InjectedLanguageModel
 from anybind.core_model.prompts import LAYOUTS
 from anybind.core_model.tokenizer import from_folder
@@ -24,6 +25,10 @@ from anybind.errors import ModelError, UserError
 from anybind.optional import require
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_OPTIONS = (
+    "name", "space", "chat", "chat_options", "dtype", "context_length", "check_base", "joint_dim",
+    "hidden_dim",
+)  # fmt: skip
 _BUFFERS = ("inv_freq", "masked_bias", "attn.bias", "attention.bias")
 
 
@@ -33,7 +38,8 @@ def build(build: Build) -> InjectedLanguageModel:
     Options: `name`; `space`; `chat` (a layout of `anybind.core_model.prompts`, or "template", the
     folder's own, which is also taken if none is named); `chat_options` (variables for that
     template, such as `enable_thinking`); `dtype` ("float32", "bfloat16", "float16");
-    `context_length` (to use less than the model knows); `joint_dim` and `hidden_dim` (an untrained
+    `context_length` (to use less than the model knows); `check_base` (false: take a bind network
+    that was trained with other weights of the same sizes); `joint_dim` and `hidden_dim` (an untrained
     bind network of these widths where there is none to load: its gates are 0, so that the model
     answers as it would alone until the network is trained).
 
@@ -43,6 +49,8 @@ def build(build: Build) -> InjectedLanguageModel:
     """
     folder = Path(build.weights["decoder"])
     options: dict[str, Any] = dict(build.options)
+    if odd := sorted(set(options) - set(_OPTIONS)):
+        raise UserError(f"The model takes the options {', '.join(_OPTIONS)}, not {', '.join(odd)}.")
     name = str(options.get("name", folder.name))
     dtype = str(options.get("dtype", "float32"))
     if dtype not in _DTYPES:
@@ -172,6 +180,12 @@ def _bind(
             f"{name} has width {c.dim} and {c.n_layers} layers. Use the decoder it was trained with."
         )
     decoder.check_site(b.injection)
+    known = base_identity(Path(build.weights["bind"])) if "bind" in build.weights else ""
+    if options.get("check_base", True) and same(known, decoder.identity) is False:
+        raise ModelError(
+            f"The bind network was trained with other weights than those of {name}. Use the "
+            'decoder it was trained with, or set "check_base": false in the options of the model.'
+        )
     bind.requires_grad_(False)
     return bind.eval()
 

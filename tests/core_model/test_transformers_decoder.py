@@ -18,6 +18,7 @@ from anybind.contracts import Build, Finish, Message, Profile, Sampling
 from anybind.core_model.adapters import save_bind
 from anybind.core_model.bind import BindConfig, BindNetwork
 from anybind.core_model.checkpoints import assemble, read_hf
+from anybind.core_model.identity import identity
 from anybind.core_model.language import InjectedLanguageModel
 from anybind.core_model.transformers_decoder import TransformersDecoder
 from anybind.core_model.transformers_loading import build, load_decoder
@@ -66,7 +67,7 @@ FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "phi3", "g
 
 def write(folder: Path, name: str, *, template: str | None = None) -> Path:
     """A model folder as one finds them: weights, configuration, tokenizer."""
-    torch.manual_seed(0)
+    torch.manual_seed(FAMILIES.index(name))
     model = transformers.AutoModelForCausalLM.from_config(config(name))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -369,8 +370,33 @@ def test_a_bind_network_is_saved_and_loaded(folders: dict[str, Path], tmp_path: 
         build(Build(weights, options))
 
 
+def test_a_bind_network_of_other_weights_is_refused(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    right, other = load_decoder(folders["qwen3"]), load_decoder(folders["mistral"])
+    assert right.identity == load_decoder(folders["qwen3"], dtype=torch.bfloat16).identity
+    found = {n: load_decoder(folders[n]).identity for n in FAMILIES}
+    assert len(set(found.values())) == len(FAMILIES) and all(found.values())
+    assert found["llama"] == identity(assemble(*read_hf(folders["llama"]))[0].state_dict())
+    path = tmp_path / "bind.safetensors"
+    save_bind(network(right), path, base=other.identity)
+    options = {"chat": "alpaca", "space": "hub"}
+    with pytest.raises(ModelError, match="other weights"):
+        build(Build({"decoder": folders["qwen3"], "bind": path}, options))
+    build(Build({"decoder": folders["qwen3"], "bind": path}, options | {"check_base": False}))
+    save_bind(network(right), path, base=right.identity)
+    build(Build({"decoder": folders["qwen3"], "bind": path}, options))
+
+
 @pytest.mark.parametrize(
-    "options", [{}, {"chat": "template"}, {"chat": "nothing"}, {"chat": "alpaca", "dtype": "int3"}]
+    "options",
+    [
+        {},
+        {"chat": "alpaca", "chta": 1},
+        {"chat": "template"},
+        {"chat": "nothing"},
+        {"chat": "alpaca", "dtype": "int3"},
+    ],
 )
 def test_options_that_make_no_sense(folders: dict[str, Path], options: dict[str, str]) -> None:
     with pytest.raises(UserError):
