@@ -74,10 +74,9 @@ class Film:
             self._origin = self._time(first, stream) or Fraction(0)
             rate = stream.average_rate or stream.guessed_rate
             self.rate = float(rate) if rate and 0 < rate < 100_000 else 0.0
-            duration = self._claimed(container, stream)
-        if duration is None:
-            duration = self._measured()
-        self.duration = float(duration)
+            told = stream.duration and stream.duration > 0 and stream.time_base
+            duration = stream.duration * Fraction(stream.time_base) if told else None
+        self.duration = float(duration or self._measured())
         if self.duration > caps.video_seconds:
             raise UserError(
                 f"{label} lasts {self.duration:.0f} s; the limit is {caps.video_seconds:.0f} s. "
@@ -246,27 +245,24 @@ class Film:
 
     # ------------------------------------------------------------ how long it is
 
-    def _claimed(self, container: Any, stream: Any) -> Fraction | None:
-        """The duration that the header gives."""
-        if stream.duration and stream.duration > 0 and stream.time_base:
-            return stream.duration * Fraction(stream.time_base)
-        if container.duration and container.duration > 0:
-            return Fraction(container.duration, 1_000_000)
-        return None
-
     def _measured(self) -> Fraction:
-        """The end of the last packet, for files whose header gives no duration."""
+        """The end of the last picture, for formats whose header gives no duration of the pictures
+        alone (Matroska gives that of the whole, sound and lead-in included). Nothing is decoded.
+        """
         last = Fraction(0)
+        usual = Fraction(1 / self.rate).limit_denominator(1000) if self.rate else Fraction(1, 25)
         with self._opened() as container:
             stream = self._pictures(container)
             try:
                 for packet in container.demux(stream):
                     if packet.pts is not None:
-                        end = packet.pts + (packet.duration or 0)
-                        last = max(last, end * Fraction(packet.time_base) - self._origin)
+                        tick = Fraction(packet.time_base)
+                        length = packet.duration * tick if packet.duration else usual
+                        last = max(last, packet.pts * tick + length - self._origin)
             except Exception as error:
-                raise self._damaged(error) from error
-        return last or Fraction(1, 25)
+                if not last:
+                    raise self._damaged(error) from error
+        return last or usual
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._caps.video_pixels:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 from typing import Any
@@ -257,6 +258,19 @@ def test_caps_are_checked_before_decoding(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="limit"):
             open_file(path, caps=caps)
     assert open_file(path, caps=Caps(audio_seconds=1.5)).data.seconds == pytest.approx(1.0)
+
+
+def test_what_the_header_of_a_sound_claims_is_not_allocated() -> None:
+    data = wav_header(b"\1\0" * 800, claimed=0x7FFFFF00)
+    tracemalloc.start()
+    try:
+        wave = decode_audio(data, "f")
+        assert wave.samples.shape[1] <= 800
+        with pytest.raises(UserError):
+            decode_audio(flac_header(8000 * 1700), "f")
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +240,60 @@ def test_a_film_from_a_file_stays_that_file(films: Path) -> None:
 def test_a_film_without_frames_is_refused() -> None:
     with pytest.raises(UserError, match="without frames"):
         encode_video(Footage.of_frames(np.zeros((0, 8, 8, 3), np.uint8), 10.0))
+
+
+def test_a_film_that_was_streamed_has_no_index(films: Path) -> None:
+    """No duration and no table of key frames: both are found by going through the film."""
+    import io
+
+    import av
+
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="matroska", options={"live": "1"}) as container:
+        pictures: Any = container.add_stream("ffv1", rate=25)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "bgr0"
+        for number in range(100):
+            grey = np.full((48, 64, 3), number * STEP, np.uint8)
+            container.mux(pictures.encode(av.VideoFrame.from_ndarray(grey, format="rgb24")))
+        container.mux(pictures.encode())
+    data = decode_video(stream.getvalue(), "x", "video/x-matroska")
+    assert data.duration == pytest.approx(4.0, abs=0.05)
+    assert numbers(data.between(1.99, 2.17)) == [50, 51, 52, 53, 54]
+
+
+def test_a_film_that_breaks_off_gives_what_there_is(films: Path) -> None:
+    whole = (films / "film.mkv").read_bytes()
+    data = decode_video(whole[: len(whole) // 2], "half.mkv", "video/x-matroska")
+    assert numbers(data.between(0.0, 0.1)) == [0, 1, 2]
+    assert 10 < len(data.frames) < 90
+    assert data.duration == pytest.approx(len(data.frames) / 25, abs=0.06)
+
+
+def test_a_film_that_does_not_begin_at_zero() -> None:
+    """Times count from the first frame, whatever the clock of the recorder said."""
+    import io
+
+    import av
+
+    stream = io.BytesIO()
+    with av.open(stream, "w", format="matroska") as container:
+        pictures: Any = container.add_stream("ffv1", rate=25)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "bgr0"
+        for number in range(50):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), number * STEP, np.uint8))
+            frame.pts, frame.time_base = number + 250, Fraction(1, 25)
+            container.mux(pictures.encode(frame))
+        container.mux(pictures.encode())
+    data = decode_video(stream.getvalue(), "x", "video/x-matroska")
+    assert data.duration == pytest.approx(2.0, abs=0.05)
+    assert numbers(data.between(1.0, 1.1)) == [25, 26, 27]
+    assert numbers(data.pick(0.0, data.duration, 2)) == [0, 49]
+
+
+def test_sound_that_outlasts_the_pictures_makes_no_film_longer() -> None:
+    frames = np.zeros((25, 32, 32, 3), np.uint8)
+    sound = Waveform(np.zeros((1, 8000 * 5), np.float32), 8000)
+    data, media_type = encode_video(Footage.of_frames(frames, 25.0, sound))
+    again = decode_video(data, "x", media_type)
+    assert again.duration == pytest.approx(1.0, abs=0.05)
+    assert again.audio is not None and again.audio.seconds == pytest.approx(5.0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import struct
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -375,3 +377,31 @@ def test_the_cap_on_points(tmp_path: Path, name: str) -> None:
     assert len(open_file(path, caps=Caps(points=60)).data) == 60
     with pytest.raises(UserError, match="limit"):
         open_file(path, caps=Caps(points=59))
+
+
+@pytest.mark.parametrize(
+    "name", ["huge.ply", "more.ply", "huge.pcd", "cut.pcd", "bomb.pcd", "huge.npy", "cut.npy", "many.glb", "zeros.glb"]
+)  # fmt: skip
+def test_what_a_header_claims_is_not_allocated(name: str) -> None:
+    kinds = {"ply": "ply", "pcd": "pcd", "npy": "npy", "glb": "gltf-binary"}
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError):
+            decode_points(BAD[name][0], name, f"model/{kinds[name[-3:]]}")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_zip_that_claims_little_and_holds_much(tmp_path: Path) -> None:
+    """What is inflated stops at what the cap allows."""
+    header = npy(np.zeros((1, 3))).replace(b"(1, 3)", b"(9, 3)")
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", header + bytes(64 << 20))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match="limit"):
+            open_file(tmp_path / "a.npz", caps=Caps(points=1000))
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
