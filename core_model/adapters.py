@@ -205,6 +205,20 @@ def _wanted_decoder(found: Mapping[str, Tensor], layers: int) -> dict[str, tuple
 
 
 @torch.no_grad()
+def check_sizes(decoder: Llama, adapter: Adapter) -> None:
+    """Refuse a base of other sizes.
+
+    Raises:
+        ModelError: says which base the adapter belongs to.
+    """
+    c, b = decoder.config, adapter.bind.config
+    if (c.dim, c.n_layers, c.n_heads) != (b.model_dim, b.n_layers, b.n_heads):
+        raise ModelError(
+            f"The adapter belongs to {adapter.base_hint}; this one has width {c.dim}, "
+            f"{c.n_layers} layers and {c.n_heads} heads."
+        )
+
+
 def apply_adapter(decoder: Llama, adapter: Adapter, *, merge: bool = False) -> LoadReport:
     """Tune a base by the decoder part of an adapter, in place.
 
@@ -217,12 +231,8 @@ def apply_adapter(decoder: Llama, adapter: Adapter, *, merge: bool = False) -> L
         ModelError: the adapter is for a decoder of other sizes, or this one was tuned before;
             the decoder is left as it was.
     """
-    c, b = decoder.config, adapter.bind.config
-    if (c.dim, c.n_layers, c.n_heads) != (b.model_dim, b.n_layers, b.n_heads):
-        raise ModelError(
-            f"The adapter belongs to {adapter.base_hint}; this one has width {c.dim}, "
-            f"{c.n_layers} layers and {c.n_heads} heads."
-        )
+    c = decoder.config
+    check_sizes(decoder, adapter)
     if c.lora_rank or any(isinstance(m, MergedLinear) for m in decoder.modules()):
         raise ModelError("The decoder has an adapter already; load the base afresh.")
     biases = tuple(n for n in LINEARS if n in c.biases or n in adapter.biases)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from anybind.core_model.adapters import Adapter, apply_adapter
+from anybind.core_model.adapters import Adapter, apply_adapter, check_sizes
 from anybind.core_model.checkpoints import LoadReport
 from anybind.core_model.identity import same
 from anybind.core_model.llama import Llama
@@ -92,6 +92,7 @@ def attach(
     known = same(adapter.base, identity)
     before, likeness = float("nan"), float("nan")
     functional = check and known is None and bool(adapter.decoder)
+    check_sizes(decoder, adapter)
     if check and known is False:
         _refuse(adapter, name, BaseCheck(False))
     if functional:
