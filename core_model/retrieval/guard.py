@@ -59,7 +59,7 @@ def _open(faiss: Any, path: Path, mapped: bool) -> Any:
         names = ("IO_FLAG_MMAP_IFC", "IO_FLAG_MMAP")  # the first is younger and maps more kinds
         flags = [getattr(faiss, n) | faiss.IO_FLAG_READ_ONLY for n in names if hasattr(faiss, n)]
     try:
-        return faiss.downcast_index(faiss.read_index(str(path), flags[0]))
+        return faiss.read_index(str(path), flags[0])  # downcast already; owns its memory
     except (RuntimeError, MemoryError) as error:
         raise ModelError(f"{path.name} can't be read by FAISS: {_line(str(error))}") from error
 

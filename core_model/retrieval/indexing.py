@@ -88,6 +88,8 @@ def _settle(faiss: Any, index: Any, plan: Plan) -> None:
     if plan.code_bytes:
         inner.pq.cp.min_points_per_centroid = 1
         inner.pq.cp.niter = _ITERATIONS
+        # Ordering the codebook for Hamming filters, never used here, would take most of the time.
+        inner.do_polysemous_training = False
     if plan.kind == "hnsw":
         inner.hnsw.efConstruction, inner.hnsw.efSearch = _CONSTRUCTION, _SEARCH
 
