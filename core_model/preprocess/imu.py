@@ -6,6 +6,7 @@ with the units that they have. Ego4D, on which the tower was trained, gives m/s^
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,6 +65,8 @@ def imu_tensor(
             raise UserError("Where a window starts can be said only if the rate is known.")
         at = np.arange(STEPS) * ((len(readings) - 1) / (STEPS - 1))
     else:
+        if not 0 < rate < math.inf:
+            raise UserError(f"The rate of IMU readings is above 0 a second, not {rate}.")
         total = len(readings) / rate
         begin = max((total - seconds) / 2, 0.0) if start is None else start
         if not 0 <= begin < total:

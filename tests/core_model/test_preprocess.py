@@ -388,6 +388,8 @@ def test_a_rate_sets_the_window() -> None:
         (np.zeros((1, 6)), {}, "two steps"),
         (np.full((5, 6), np.nan), {}, "not finite"),
         (np.zeros((5, 6)), {"start": 1.0}, "rate"),
+        (np.zeros((5, 6)), {"rate": 0.0}, "above 0"),
+        (np.zeros((5, 6)), {"rate": float("nan")}, "above 0"),
         (np.zeros((5, 6)), {"start": 9.0, "rate": 10.0}, "no window"),
     ],
 )
