@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from anybind.core_model.fast.jit import announced, kernels
 from anybind.core_model.fast.packing import GROUP, Packed
 from anybind.core_model.fast.team import TEAM, cpu_count
 from anybind.core_model.llama import KVCache, Llama, LlamaConfig, Site
@@ -66,29 +67,29 @@ class QuantisedLlama:
     """Int8 or int4 weights, int8 activations, float32 everything else."""
 
     def __init__(self, config: LlamaConfig, weights: Weights, *, isa: int | None = None) -> None:
-        """`isa`: which of `simd.host_sets()` to use; the fastest by default.
+        """`isa`: which of `vectors.host_sets()` to use; the fastest by default.
 
         The weights' tiles are moved into one block of memory; `weights` is empty of them after.
         """
         check(config)
-        from anybind.core_model.fast.jit import kernels
-
         self.config = config
         self.bits = weights.bits
         self._kernel = kernels()
-        from anybind.core_model.fast.simd import host_sets
-
-        self.isa = host_sets()[-1] if isa is None else isa
+        self.isa = self._kernel.host_sets()[-1] if isa is None else isa
         self._shapes: dict[tuple[int, int], tuple[int, int, int, int]] = {}
         self._memory, self._places = self._gather(weights)
         self._norms = weights.norms
-        self._biases = weights.biases if weights.biases is not None else np.zeros((1, 1), np.float32)
+        self._biases = (
+            weights.biases if weights.biases is not None else np.zeros((1, 1), np.float32)
+        )
         self._has_bias = int(weights.biases is not None)
         self._updates = weights.updates
         tables = Llama(replace(config, n_layers=0, vocab_size=1, lora_rank=0))
         self._tables = tables.cos.numpy(), tables.sin.numpy()
         self._scratch: tuple[Any, ...] = ()
-        self._room = (0, 0, 0)
+        self._room = (0, 0, 0, 0)
+        with announced():
+            self(torch.zeros((1, 1), dtype=torch.long))
 
     # ------------------------------------------------------------ weights
 
@@ -123,7 +124,9 @@ class QuantisedLlama:
         """A matrix as float32 (0: wq, wk, wv stacked; 1: wo; 2: w1, w3 by tiles; 3: w2)."""
         bits, rows, cols, size = self._shapes[layer, which]
         at = int(self._places[layer, which])
-        tiles = self._memory[at : at + size].reshape(-1, cols // GROUP, size // (-(-rows // 16) * (cols // GROUP)))
+        tiles = self._memory[at : at + size].reshape(
+            -1, cols // GROUP, size // (-(-rows // 16) * (cols // GROUP))
+        )
         return Packed(bits, rows, cols, tiles).dequantise()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -320,10 +323,8 @@ class QuantisedLlama:
 
             def quantised(cols: int) -> tuple[Any, ...]:
                 groups = cols // GROUP
-                whole = np.empty((rows, groups), np.int32)
-                return (
-                    np.empty((rows, cols), np.int8), floats(rows, groups), floats(rows, groups), whole,
-                )  # fmt: skip
+                codes = np.empty((rows, 2 * cols), np.int8)
+                return codes, floats(rows, groups), floats(rows, groups)
 
             self._scratch = (
                 floats(rows, c.dim), floats(rows, c.dim), floats(rows, -(-(q + 2 * kv) // 16) * 16),

@@ -14,6 +14,8 @@ import logging
 import shutil
 import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -23,6 +25,7 @@ from anybind.weights import home
 log = logging.getLogger(__name__)
 _lock = threading.Lock()
 _loaded: ModuleType | None = None
+_compiled = False
 
 
 def cache_folder() -> Path:
@@ -45,6 +48,16 @@ def kernels() -> ModuleType:
         if _loaded is None:
             _loaded = _load()
     return _loaded
+
+
+@contextmanager
+def announced() -> Iterator[None]:
+    """Around the first call of a kernel: says so if that is going to take a while."""
+    global _compiled
+    if not _compiled and not any(cache_folder().rglob("*.nbi")):
+        log.warning("Compiling the fast decoder for this processor; once, half a minute at most.")
+    yield
+    _compiled = True
 
 
 def _load() -> ModuleType:

@@ -17,32 +17,33 @@ import os
 
 from numba import njit, types
 
+from anybind.core_model.fast.atomics import atomic_add, atomic_load, atomic_store, breathe
+from anybind.core_model.fast.products import tile4_1, tile4_4, tile8_1, tile8_4
 from anybind.core_model.fast.simd import (
-    atomic_add,
-    atomic_load,
-    atomic_store,
-    breathe,
+    dot1,
     dots4,
     exp_sum16,
+    greatest16,
+    norm16,
     quantise32,
     silu_quantise32,
-    tile4_1,
-    tile4_4,
-    tile8_1,
-    tile8_4,
     weighted16,
 )
+from anybind.core_model.fast.vectors import host_sets
 
 if hasattr(os, "sched_yield"):
     _yield = types.ExternalFunction("sched_yield", types.int32())
 else:
     _yield = types.ExternalFunction("SwitchToThread", types.int32())
 
+__all__ = ["forward", "host_sets"]
+
+# No fast maths: the compiler makes several copies of a loop, and all of them must agree to the bit.
+# Where the order of a sum is free, `simd.py` fixes one that is fast.
 _OPTIONS = {
     "cache": True,
     "nogil": True,
     "error_model": "numpy",
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
 }
 _SPINS = 3000
 """Looks at the barrier before the processor is offered to others."""
@@ -72,52 +73,45 @@ def meet(sync, threads):
 
 @njit(**_OPTIONS)
 def product(me, threads, isa, bits, rows, weights, tiles, groups, x, y, y_step, keep):
-    """y[rows, tiles * 16] (+)= x * weights; x is (int8, scale, scale * sum, -128 * sum)."""
-    xq, xs, xt, xi = x
+    """y[rows, tiles * 16] (+)= x * weights; x is (int8 twice, scale, scale * sum)."""
+    xq, xs, xt = x
     x_step, g_step = xq.strides[0], xs.strides[0] // 4
-    q_at, s_at, t_at, i_at = xq.ctypes.data, xs.ctypes.data, xt.ctypes.data, xi.ctypes.data
-    size = groups * (320 if bits == 4 else 544)
+    q_at, s_at, t_at = xq.ctypes.data, xs.ctypes.data, xt.ctypes.data
+    size = groups * (320 if bits == 4 else 576)
     for tile in range(tiles * me // threads, tiles * (me + 1) // threads):
         w, at = weights + tile * size, y + tile * 64
         m = 0
         while m < rows:
             q, g, out = q_at + m * x_step, m * g_step * 4, at + m * y_step * 4
-            s, t, i = s_at + g, t_at + g, i_at + g
+            s, t = s_at + g, t_at + g
             if m + 4 <= rows:
                 if bits == 4:
-                    tile4_4(isa, w, q, s, t, i, x_step, g_step, groups, out, y_step, keep)
+                    tile4_4(isa, w, q, s, t, x_step, g_step, groups, out, y_step, keep)
                 else:
-                    tile8_4(isa, w, q, s, t, i, x_step, g_step, groups, out, y_step, keep)
+                    tile8_4(isa, w, q, s, t, x_step, g_step, groups, out, y_step, keep)
                 m += 4
             else:
                 if bits == 4:
-                    tile4_1(isa, w, q, s, t, i, x_step, g_step, groups, out, y_step, keep)
+                    tile4_1(isa, w, q, s, t, x_step, g_step, groups, out, y_step, keep)
                 else:
-                    tile8_1(isa, w, q, s, t, i, x_step, g_step, groups, out, y_step, keep)
+                    tile8_1(isa, w, q, s, t, x_step, g_step, groups, out, y_step, keep)
                 m += 1
 
 
 @njit(**_OPTIONS)
 def quantise_row(source, groups, x, m):
     """int8 of the floats at `source` as row m of x."""
-    xq, xs, xt, xi = x
+    xq, xs, xt = x
     q, g = xq.ctypes.data + m * xq.strides[0], m * xs.strides[0]
     for k in range(groups):
-        quantise32(
-            source + k * 128, q + k * 32, xs.ctypes.data + g + 4 * k,
-            xt.ctypes.data + g + 4 * k, xi.ctypes.data + g + 4 * k,
-        )  # fmt: skip
+        s = g + 4 * k
+        quantise32(source + k * 128, q + k * 64, xs.ctypes.data + s, xt.ctypes.data + s)
 
 
 @njit(**_OPTIONS)
 def norm_row(row, weight, eps, out):
     """Root-mean-square norm of one row."""
-    total = types.float32(0.0)
-    for d in range(row.size):
-        total += row[d] * row[d]
-    scale = types.float32(1.0 / math.sqrt(total / row.size + eps))
-    for d in range(row.size):
-        out[d] = row[d] * scale * weight[d]
+    norm16(row.ctypes.data, weight.ctypes.data, types.float32(eps), row.size // 16, out.ctypes.data)
 
 
 @njit(**_OPTIONS)
@@ -125,11 +119,12 @@ def embed_row(bits, weights, groups, token, row):
     """The embedding of a token, dequantised out of its tile (8 bits)."""
     tile, r = token // 16, token % 16
     for g in range(groups):
-        at = (tile * groups + g) * 544
+        at = (tile * groups + g) * 576
         scale = half_to_float(weights[at + 512 + 2 * r], weights[at + 513 + 2 * r])
+        offset = half_to_float(weights[at + 544 + 2 * r], weights[at + 545 + 2 * r])
         for k in range(32):
-            byte = types.int32(weights[at + (k // 4) * 64 + r * 4 + k % 4])
-            row[g * 32 + k] = types.float32(byte - 128) * scale
+            byte = types.float32(weights[at + (k // 4) * 64 + r * 4 + k % 4])
+            row[g * 32 + k] = byte * scale + offset
 
 
 @njit(**_OPTIONS)
@@ -165,26 +160,33 @@ def attend(q, keys, values, low, high, scale, seen, scores, out):
     width = q.size
     step, steps = keys.strides[0], width // 16
     count = high - low
-    whole = count - count % 4 if width % 16 == 0 else 0
+    fast = width % 16 == 0
+    whole = count - count % 4 if fast else 0
     q_at, k_at, s_at = q.ctypes.data, keys.ctypes.data + low * step, scores.ctypes.data
     for s in range(0, whole, 4):
         dots4(q_at, k_at + s * step, step, steps, s_at + 4 * s)
     for s in range(whole, count):
-        total = types.float32(0.0)
-        for d in range(width):
-            total += q[d] * keys[low + s, d]
-        scores[s] = total
-    top = types.float32(-1e30)
+        if fast:
+            scores[s] = dot1(q_at, k_at + s * step, steps)
+        else:
+            total = types.float32(0.0)
+            for d in range(width):
+                total += q[d] * keys[low + s, d]
+            scores[s] = total
     for s in range(count):
         scores[s] *= scale
-        if seen.size and not seen[low + s]:
-            scores[s] = -1e30
-        top = max(top, scores[s])
+    if seen.size:
+        for s in range(count):
+            if not seen[low + s]:
+                scores[s] = -1e30
     padded = (count + 15) // 16
     for s in range(count, padded * 16):
         scores[s] = -1e30
     out[:] = 0
-    if count == 0 or top <= -1e29:
+    if count == 0:
+        return types.float32(-1e30), types.float32(0.0)
+    top = greatest16(s_at, padded)
+    if top <= -1e29:
         return types.float32(-1e30), types.float32(0.0)
     total = exp_sum16(s_at, top, padded)
     if whole:
@@ -303,10 +305,10 @@ def forward(
             mine = gates[me]
             product(
                 0, 1, isa, bits, rows,
-                base + places[layer, 2] + unit * 4 * dim_groups * (320 if bits == 4 else 544),
+                base + places[layer, 2] + unit * 4 * dim_groups * (320 if bits == 4 else 576),
                 4, dim_groups, a, mine.ctypes.data, 64, 0,
             )  # fmt: skip
-            hq, hs, ht, hi = h
+            hq, hs, ht = h
             for m in range(rows):
                 if has_bias:
                     for d in range(64):
@@ -315,8 +317,8 @@ def forward(
                         mine[m, d] += biases[layer, gate_at + (d // 16 % 2) * ffn + column]
                 g = m * hs.strides[0] + 4 * unit
                 silu_quantise32(
-                    mine.ctypes.data + m * 256, hq.ctypes.data + m * hq.strides[0] + unit * 32,
-                    hs.ctypes.data + g, ht.ctypes.data + g, hi.ctypes.data + g,
+                    mine.ctypes.data + m * 256, hq.ctypes.data + m * hq.strides[0] + unit * 64,
+                    hs.ctypes.data + g, ht.ctypes.data + g,
                 )  # fmt: skip
         meet(sync, threads)
         product(

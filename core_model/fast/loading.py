@@ -126,9 +126,7 @@ def _open(path: Path) -> tuple[Any, dict[str, Any], dict[str, Any], LlamaConfig]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise ModelError(f"{path.name} can't be read as GGUF: {error!r}") from error
     names = {name for name in infos if name is not None}
-    biases = tuple(
-        n for n in _LINEARS if any(name.endswith(f".{n}.bias") for name in names)
-    )
+    biases = tuple(n for n in _LINEARS if any(name.endswith(f".{n}.bias") for name in names))
     config = replace(config, tied="output.weight" not in names, biases=biases)
     check_sizes(config)
     layers = [int(n.split(".")[1]) for n in names if n.startswith("layers.")]
@@ -197,4 +195,3 @@ def _weights(
         bits, layers, embedding, head, np.stack(norms),
         np.stack(biases) if biases else None, updates,
     )  # fmt: skip
-

@@ -1,10 +1,9 @@
 """Weights in 4 and 8 bits: quantised, packed into the tiles that the kernels read, and back.
 
-Knows matrices and nothing of a decoder. Groups are 32 input columns of one row:
-- 4 bits, asymmetric: w = scale * q + offset, q in 0..15 (GGML's Q4_1, which is taken over as it
-  is; Q4_0 too, with offset = -8 * scale);
-- 8 bits, symmetric: w = scale * q, q in -127..127 (GGML's Q8_0, taken over as it is).
-Scales and offsets are float16. The layout of a tile is described in `simd.py`.
+Knows matrices and nothing of a decoder. A group is 32 input columns of one row; in it
+w = scale * q + offset, with q in 0..15 or 0..255 and scale and offset in float16. GGML's types
+Q4_1, Q4_0 (offset = -8 scale) and Q8_0 (q + 128, offset = -128 scale) are of this form and taken
+over as they are. The layout of a tile is described in `products.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from torch import Tensor
 from anybind.errors import ModelError
 
 ROWS, GROUP = 16, 32
-TILE_BYTES = {4: 4 * 64 + 64, 8: 8 * 64 + 32}
+TILE_BYTES = {4: 4 * 64 + 64, 8: 8 * 64 + 64}
 """Bytes of a tile for each group of columns."""
 _CHUNK = 1 << 22
 """Weights quantised at a time, so that the float copies stay small."""
@@ -32,20 +31,19 @@ class Blocks:
     """A quantised matrix before packing."""
 
     bits: int
-    q: NDArray[Any]
-    """[rows, cols]: uint8 0..15 or int8."""
+    q: NDArray[np.uint8]
+    """[rows, cols]: 0..15 or 0..255."""
     scale: NDArray[np.float16]
     """[rows, cols / 32]."""
-    offset: NDArray[np.float16] | None = None
-    """As `scale`; 4 bits only."""
+    offset: NDArray[np.float16]
+    """As `scale`."""
 
     def dequantise(self) -> NDArray[np.float32]:
         """The weights that the matrix stands for, [rows, cols]."""
         rows, cols = self.q.shape
         groups = self.q.reshape(rows, cols // GROUP, GROUP).astype(np.float32)
         groups *= self.scale.astype(np.float32)[..., None]
-        if self.offset is not None:
-            groups += self.offset.astype(np.float32)[..., None]
+        groups += self.offset.astype(np.float32)[..., None]
         return groups.reshape(rows, cols)
 
 
@@ -71,9 +69,7 @@ class Packed:
         halves = np.ascontiguousarray(side).view(np.float16)
         halves = halves.reshape(tiles, groups, -1, ROWS).transpose(2, 0, 3, 1)
         halves = halves.reshape(len(halves), tiles * ROWS, groups)[:, : self.rows]
-        if self.bits == 4:
-            return Blocks(4, q, halves[0], halves[1])
-        return Blocks(8, (q ^ 128).view(np.int8), halves[0])
+        return Blocks(self.bits, q, halves[0], halves[1])
 
     def dequantise(self) -> NDArray[np.float32]:
         """The weights, [rows, cols]."""
@@ -91,15 +87,7 @@ def quantise(weight: Tensor, bits: int) -> Blocks:
         raise ModelError(f"Quantisation needs widths that are multiples of {GROUP}, not {cols}.")
     step = max(1, _CHUNK // cols)
     parts = [_quantise(weight[i : i + step], bits) for i in range(0, rows, step)]
-    if len(parts) == 1:
-        return parts[0]
-    offsets = [p.offset for p in parts if p.offset is not None]
-    return Blocks(
-        bits,
-        np.concatenate([p.q for p in parts]),
-        np.concatenate([p.scale for p in parts]),
-        np.concatenate(offsets) if offsets else None,
-    )
+    return parts[0] if len(parts) == 1 else stack(parts)
 
 
 @torch.no_grad()
@@ -107,13 +95,9 @@ def _quantise(weight: Tensor, bits: int) -> Blocks:
     groups = weight.detach().to("cpu", torch.float32).unflatten(1, (-1, GROUP))
     if not torch.isfinite(groups).all():
         raise ModelError("A weight is not a finite number; the checkpoint may be damaged.")
-    if bits == 8:
-        scale = (groups.abs().amax(-1) / 127).half()
-        q = (groups / scale.float().clamp(min=1e-20)[..., None]).round().clamp(-127, 127)
-        return Blocks(8, q.to(torch.int8).flatten(1).numpy(), scale.numpy())
-    low = groups.amin(-1)
-    scale, offset = ((groups.amax(-1) - low) / 15).half(), low.half()
-    codes = _codes(groups, scale, offset)
+    most, low = 2**bits - 1, groups.amin(-1)
+    scale, offset = ((groups.amax(-1) - low) / most).half(), low.half()
+    codes = _codes(groups, scale, offset, most)
     # Least squares for scale and offset under these codes, then the codes once more: a little
     # nearer, and exact where the weights were such a matrix before.
     mean_q, mean_w = codes.mean(-1), groups.mean(-1)
@@ -121,19 +105,19 @@ def _quantise(weight: Tensor, bits: int) -> Blocks:
     both = ((codes - mean_q[..., None]) * (groups - mean_w[..., None])).mean(-1)
     fitted = torch.where(spread > 0, both / spread.clamp(min=1e-12), scale.float())
     scale2, offset2 = fitted.half(), (mean_w - fitted * mean_q).half()
-    codes2 = _codes(groups, scale2, offset2)
+    codes2 = _codes(groups, scale2, offset2, most)
     better = _error(groups, codes2, scale2, offset2) < _error(groups, codes, scale, offset)
     q = torch.where(better[..., None], codes2, codes).to(torch.uint8)
     scale, offset = torch.where(better, scale2, scale), torch.where(better, offset2, offset)
     if not (torch.isfinite(scale).all() and torch.isfinite(offset).all()):
         raise ModelError("A weight is too large for float16 scales.")
-    return Blocks(4, q.flatten(1).numpy(), scale.numpy(), offset.numpy())
+    return Blocks(bits, q.flatten(1).numpy(), scale.numpy(), offset.numpy())
 
 
-def _codes(groups: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+def _codes(groups: Tensor, scale: Tensor, offset: Tensor, most: int) -> Tensor:
     step = scale.float()[..., None]
     whole = (groups - offset.float()[..., None]) / torch.where(step == 0, 1.0, step)
-    return whole.round().clamp(0, 15)
+    return whole.round().clamp(0, most)
 
 
 def _error(groups: Tensor, codes: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
@@ -160,8 +144,8 @@ def from_ggml(raw: NDArray[np.uint8], kind: str, rows: int, cols: int) -> Blocks
 
     scale = half(0)
     if kind == "Q8_0":
-        q8 = np.ascontiguousarray(blocks[..., 2:]).view(np.int8)
-        return Blocks(8, q8.reshape(rows, cols), scale)
+        q8 = np.ascontiguousarray(blocks[..., 2:]) ^ np.uint8(128)
+        return Blocks(8, q8.reshape(rows, cols), scale, scale * np.float16(-128))
     offset = half(2) if kind == "Q4_1" else scale * np.float16(-8)
     nibbles = blocks[..., 4 if kind == "Q4_1" else 2 :]
     q4 = np.concatenate((nibbles & 15, nibbles >> 4), -1)
@@ -170,12 +154,11 @@ def from_ggml(raw: NDArray[np.uint8], kind: str, rows: int, cols: int) -> Blocks
 
 def stack(parts: Sequence[Blocks]) -> Blocks:
     """Matrices of one input, one below the other."""
-    offsets = [p.offset for p in parts if p.offset is not None]
     return Blocks(
         parts[0].bits,
         np.concatenate([p.q for p in parts]),
         np.concatenate([p.scale for p in parts]),
-        np.concatenate(offsets) if offsets else None,
+        np.concatenate([p.offset for p in parts]),
     )
 
 
@@ -186,10 +169,7 @@ def interleave(a: Blocks, b: Blocks) -> Blocks:
         both = np.stack((x.reshape(-1, ROWS, x.shape[1]), y.reshape(-1, ROWS, y.shape[1])), 1)
         return both.reshape(-1, x.shape[1])
 
-    offset = None
-    if a.offset is not None and b.offset is not None:
-        offset = mixed(a.offset, b.offset)
-    return Blocks(a.bits, mixed(a.q, b.q), mixed(a.scale, b.scale), offset)
+    return Blocks(a.bits, mixed(a.q, b.q), mixed(a.scale, b.scale), mixed(a.offset, b.offset))
 
 
 def pack(blocks: Blocks) -> Packed:
@@ -204,16 +184,13 @@ def pack(blocks: Blocks) -> Packed:
         return np.concatenate((x, np.zeros((full - rows, x.shape[1]), x.dtype)))
 
     data = np.empty((tiles, groups, TILE_BYTES[bits]), np.uint8)
-    q = padded(blocks.q).view(np.uint8).reshape(tiles, ROWS, groups, 8, 4)
+    q = padded(blocks.q).reshape(tiles, ROWS, groups, 8, 4)
     if bits == 4:
         q = q[:, :, :, :4] | (q[:, :, :, 4:] << 4)
-    else:
-        q = q ^ np.uint8(128)
     body = data[..., : bits * 64].reshape(tiles, groups, bits, ROWS, 4)
     body[...] = q.transpose(0, 2, 3, 1, 4)
     data[..., : bits * 64] = body.reshape(tiles, groups, bits * 64)
-    sides = [blocks.scale] if blocks.offset is None else [blocks.scale, blocks.offset]
-    for i, side in enumerate(sides):
+    for i, side in enumerate((blocks.scale, blocks.offset)):
         turned = padded(side).reshape(tiles, ROWS, groups).transpose(0, 2, 1)
         at = bits * 64 + 32 * i
         data[..., at : at + 32] = np.ascontiguousarray(turned).view(np.uint8)
