@@ -86,14 +86,15 @@ def equip(linear: nn.Linear, *, bias: bool, rank: int) -> nn.Linear:
         raise ValueError("an update was merged into this layer; load the base afresh")
     if isinstance(linear, LoRALinear) and rank and linear.lora_a.shape[0] != rank:
         raise ValueError(f"the layer has an update of rank {linear.lora_a.shape[0]}, not {rank}")
-    want_rank = rank if rank and not isinstance(linear, LoRALinear) else 0
-    if want_rank:
-        new: nn.Linear = LoRALinear(
-            linear.in_features, linear.out_features, rank, bias=False
-        ).to(device=weight.device, dtype=weight.dtype)  # fmt: skip
+    new = linear
+    if rank and not isinstance(linear, LoRALinear):
+        # On the meta device: the layer's own weight is replaced at once and need not be made.
+        with torch.device("meta"):
+            new = LoRALinear(linear.in_features, linear.out_features, rank)
         new.weight, new.bias = weight, linear.bias
-    else:
-        new = linear
+        new.lora_a = nn.Parameter(weight.new_empty(rank, linear.in_features))
+        new.lora_b = nn.Parameter(weight.new_zeros(linear.out_features, rank))
+        nn.init.kaiming_uniform_(new.lora_a, a=math.sqrt(5))
     if bias and new.bias is None:
         zeros = torch.zeros(linear.out_features, dtype=weight.dtype, device=weight.device)
         new.bias = nn.Parameter(zeros, requires_grad=weight.requires_grad)
