@@ -1,16 +1,17 @@
 """ImageBind and Point-Bind checkpoints (`.pth`, `.pt`) into one safetensors file.
 
-Knows the names inside `imagebind_huge.pth`, `imagebind_w3D.pth`, `pointbind_pointbert.pt` and full
-training checkpoints of LLaMA-Adapter; what comes out has the names of `imagebind_w3D.pth`. Only
-tensors are read from the pickle (`weights_only`); nothing in it is run. The tensors are mapped from
-the source and written one after the other, so memory stays near that of the largest one.
+Knows the names inside `imagebind_huge.pth`, `imagebind_w3D.pth`, `pointbind_pointbert.pt`,
+`pointbind_i2pmae.pt` and full training checkpoints of LLaMA-Adapter; what comes out has the names of
+`imagebind_w3D.pth`. Only tensors are read from the pickle (`weights_only`); nothing in it is run. The
+tensors are mapped from the source and written one after the other, so memory stays near that of the
+largest one.
 """
 
 from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from anybind.core_model.convert.writing import write_safetensors
 from anybind.core_model.encoders.imagebind_config import OFFICIAL, TOWERS
+from anybind.core_model.encoders.imagebind_sizes import is_hierarchy
 from anybind.core_model.encoders.imagebind_weights import (
     FLOATS,
     FORMAT,
@@ -28,6 +30,7 @@ from anybind.core_model.encoders.imagebind_weights import (
     tower_of,
 )
 from anybind.core_model.encoders.point_bert import PointConfig
+from anybind.core_model.encoders.point_hierarchy import HierarchyConfig
 from anybind.errors import ModelError
 
 _POINTBIND = {
@@ -63,10 +66,10 @@ def convert(source: Path, target: Path) -> None:
 
 
 def convert_pointbind(source: Path, target: Path) -> None:
-    """Write `target` from `pointbind_pointbert.pt`, or whatever of ImageBind is in it.
+    """Write `target` from `pointbind_pointbert.pt` or `pointbind_i2pmae.pt`, ImageBind included.
 
     Raises:
-        ModelError: not such a file; `pointbind_i2pmae.pt` is refused.
+        ModelError: not such a file.
     """
     _write(source, target, plan_pointbind(source))
 
@@ -90,14 +93,9 @@ def plan_pointbind(source: Path) -> Plan:
     """Account for every tensor of a standalone Point-Bind checkpoint; nothing is written.
 
     Raises:
-        ModelError: as `plan`; or the point encoder is I2P-MAE.
+        ModelError: as `plan`.
     """
     state = read_state(source)
-    if any(name.startswith("point_encoder.h_encoder.") for name in state):
-        raise ModelError(
-            f"{source.name} holds the hierarchical I2P-MAE point encoder, which is not supported. "
-            "Use pointbind_pointbert.pt or imagebind_w3D.pth, whose encoder is Point-BERT."
-        )
     if "pc_projection" not in state:
         raise ModelError(f"{source.name} is no Point-Bind file: it has no pc_projection.")
     # The temperature of its training loss; no part of the embedding.
@@ -162,7 +160,7 @@ def _plan(
         check_mask(source.name, tensors["modality_preprocessors.text.mask"])
     metadata = {
         "format": FORMAT,
-        "source": _recognise(held, len(tensors), len(config) == len(held)),
+        "source": _recognise(state, held, len(tensors), len(config) == len(held)),
         "config": json.dumps(config),
     }
     return Plan(tensors, metadata, tuple(name for name in state if not wanted(name)))
@@ -172,6 +170,9 @@ def _official(shapes: Mapping[str, tuple[int, ...]], held: list[str]) -> dict[st
     """Settings of the modalities whose width is the released one."""
     found: dict[str, dict[str, Any]] = {}
     for name in held:
+        if name == "point" and is_hierarchy(shapes):
+            found[name] = asdict(HierarchyConfig())
+            continue
         if name == "point":
             width, known = shapes.get("point_trunk.point_encoder.cls_token"), asdict(PointConfig())
         else:
@@ -183,7 +184,10 @@ def _official(shapes: Mapping[str, tuple[int, ...]], held: list[str]) -> dict[st
     return found
 
 
-def _recognise(held: list[str], tensors: int, official: bool) -> str:
+def _recognise(names: Iterable[str], held: list[str], tensors: int, official: bool) -> str:
+    if "pc_projection" in names:
+        deep = any(name.startswith("point_encoder.h_encoder.") for name in names)
+        return "pointbind_i2pmae" if deep else "pointbind_pointbert"
     if official and (len(held), tensors) == (6, 1311):
         return "imagebind_huge"
     if official and (len(held), tensors) == (7, 1476):

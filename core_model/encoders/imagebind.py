@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from anybind.core_model.encoders.imagebind_config import ImageBindConfig, TowerConfig
 from anybind.core_model.encoders.point_bert import Groups, Mlp, PointTrunk
+from anybind.core_model.encoders.point_hierarchy import HierarchyConfig, HierarchyTrunk
 from anybind.errors import UserError
 
 MAX_SCALE = 100.0
@@ -273,7 +274,10 @@ class ImageBind(nn.Module):
             trunks[modality] = _Trunk(tower, modality)
             heads[modality] = _head(modality, tower.width, config.dim)
         if config.point is not None:
-            self.point_trunk = PointTrunk(config.point)
+            if isinstance(config.point, HierarchyConfig):
+                self.point_trunk = HierarchyTrunk(config.point)
+            else:
+                self.point_trunk = PointTrunk(config.point)
             heads["point"] = _head("point", config.point.projection, config.dim)
         for modality in config.modalities:
             if modality != "vision":
@@ -289,7 +293,7 @@ class ImageBind(nn.Module):
         Args:
             modality: "vision" [B, 3, H, W]; "text" int64 [B, T <= 77]; "audio" [B, 1, 128, 204];
                 "depth" and "thermal" [B, 1, H, W]; "imu" [B, 6, 2000]; "point" [B, N, 3], or the
-                `Groups` of such clouds. With one axis more, [B, S, ...], the S clips (or pictures)
+                `Groups` of such clouds (Point-BERT). With one axis more, [B, S, ...], the S clips (or pictures)
                 of an item are averaged. Films are always clips: [B, S, 3, 2, H, W]; a vision
                 tensor of five axes is a set of pictures, its second axis is never time.
             inputs: the tensor; numbers are cast to the precision of the weights.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from anybind.core_model.encoders.point_bert import PointConfig
+from anybind.core_model.encoders.point_hierarchy import HierarchyConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class ImageBindConfig:
 
     dim: int = 1024
     towers: Mapping[str, TowerConfig] = field(default_factory=lambda: dict(OFFICIAL))
-    point: PointConfig | None = None
+    point: PointConfig | HierarchyConfig | None = None
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -22,10 +22,9 @@ from torch import Tensor
 from anybind.content import AnyPart
 from anybind.contracts import Build, Encoding
 from anybind.core_model.encoders.imagebind import ImageBind, Outputs
+from anybind.core_model.encoders.imagebind_sizes import Settings, infer_config
 from anybind.core_model.encoders.imagebind_weights import (
     LoadReport,
-    Settings,
-    infer_config,
     load_imagebind,
     read_header,
 )

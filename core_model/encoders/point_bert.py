@@ -112,27 +112,33 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-class _GroupEncoder(nn.Module):
-    """The small PointNet: each neighbourhood [.., K, 3] to one vector [.., features]."""
+class GroupEncoder(nn.Module):
+    """The small PointNet: each neighbourhood [.., K, inputs] to one vector [.., features].
 
-    def __init__(self, features: int) -> None:
+    `widths` are those of the three maps between; the released ones for coordinates by default.
+    """
+
+    def __init__(
+        self, features: int, inputs: int = 3, widths: tuple[int, int, int] = (128, 256, 512)
+    ) -> None:
         super().__init__()
+        a, b, c = widths
         self.first_conv = nn.Sequential(
-            nn.Conv1d(3, 128, 1), nn.BatchNorm1d(128), nn.ReLU(), nn.Conv1d(128, 256, 1)
+            nn.Conv1d(inputs, a, 1), nn.BatchNorm1d(a), nn.ReLU(), nn.Conv1d(a, b, 1)
         )
         self.second_conv = nn.Sequential(
-            nn.Conv1d(512, 512, 1), nn.BatchNorm1d(512), nn.ReLU(), nn.Conv1d(512, features, 1)
+            nn.Conv1d(2 * b, c, 1), nn.BatchNorm1d(c), nn.ReLU(), nn.Conv1d(c, features, 1)
         )
 
     def forward(self, offsets: Tensor) -> Tensor:
         lead, size = offsets.shape[:-2], offsets.shape[-2]
-        x = _each(self.first_conv[0], offsets.reshape(-1, 3))
+        x = _each(self.first_conv[0], offsets.flatten(0, -2))
         x = _each(self.first_conv[3], F.relu(self.first_conv[1](x)))
         x = x.unflatten(0, (-1, size))
         # The next map sees [maximum over the group, point]. The maximum is the same for all points
         # of a group, so its half of the map is taken once a group instead of once a point.
         mix = self.second_conv[0]
-        whole, single = mix.weight[:, :256, 0], mix.weight[:, 256:, 0]
+        whole, single = mix.weight[:, :, 0].chunk(2, 1)
         x = F.linear(x, single) + F.linear(x.amax(1), whole, mix.bias)[:, None]
         x = _each(self.second_conv[3], F.relu(self.second_conv[1](x.flatten(0, 1))))
         return x.unflatten(0, (-1, size)).amax(1).unflatten(0, lead)
@@ -154,9 +160,10 @@ class _Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.proj(out.transpose(1, 2).flatten(2))
 
 
 class _Block(nn.Module):
@@ -167,23 +174,22 @@ class _Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-5)
         self.mlp = Mlp(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = x + self.attn(self.norm1(x), mask)
         return x + self.mlp(self.norm2(x))
 
 
-class _Blocks(nn.Module):
+class PointBlocks(nn.Module):
     """Positions are added before every block, not only the first."""
 
-    def __init__(self, config: PointConfig) -> None:
+    def __init__(self, width: int, blocks: int, heads: int) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(
-            _Block(config.width, config.heads) for _ in range(config.blocks)
-        )
+        self.blocks = nn.ModuleList(_Block(width, heads) for _ in range(blocks))
 
-    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, T, width]; `mask` (True: may look) broadcasts to [B, heads, T, T]."""
         for block in self.blocks:
-            x = block(x + positions)
+            x = block(x + positions, mask)
         return x
 
 
@@ -192,14 +198,14 @@ class PointBert(nn.Module):
 
     def __init__(self, config: PointConfig) -> None:
         super().__init__()
-        self.encoder = _GroupEncoder(config.features)
+        self.encoder = GroupEncoder(config.features)
         self.reduce_dim = nn.Linear(config.features, config.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.cls_pos = nn.Parameter(torch.zeros(1, 1, config.width))
         self.pos_embed = nn.Sequential(
             nn.Linear(3, 128), nn.GELU(), nn.Linear(128, config.width)
         )  # fmt: skip
-        self.blocks = _Blocks(config)
+        self.blocks = PointBlocks(config.width, config.blocks, config.heads)
         self.norm = nn.LayerNorm(config.width, eps=1e-5)
 
     def forward(self, offsets: Tensor, centers: Tensor) -> Tensor:

@@ -150,6 +150,67 @@ def pointbind() -> Manifest:
     return out
 
 
+def hierarchy(
+    prefix: str = "point_trunk.point_encoder",
+    widths: tuple[int, ...] = (96, 192, 384),
+    blocks: tuple[int, ...] = (5, 5, 5),
+) -> Manifest:
+    """I2P-MAE's tensors, in the released size unless told otherwise."""
+    out: Manifest = {}
+    below = 3
+    for i, (width, depth) in enumerate(zip(widths, blocks, strict=True)):
+        a, b, c = (128, 256, 512) if below == 3 else (below, below, width)
+        for name, first, second, last in (
+            ("first_conv", below, a, b), ("second_conv", 2 * b, c, width),
+        ):  # fmt: skip
+            conv = f"{prefix}.h_encoder.token_embed.{i}.{name}"
+            out[f"{conv}.0.weight"], out[f"{conv}.0.bias"] = (second, first, 1), (second,)
+            _norm(out, f"{conv}.1", second)
+            out[f"{conv}.1.running_mean"] = out[f"{conv}.1.running_var"] = (second,)
+            out[f"{conv}.1.num_batches_tracked"] = ()
+            out[f"{conv}.3.weight"], out[f"{conv}.3.bias"] = (last, second, 1), (last,)
+        _linear(out, f"{prefix}.h_encoder.encoder_pos_embeds.{i}.0", width, 3)
+        _linear(out, f"{prefix}.h_encoder.encoder_pos_embeds.{i}.2", width, width)
+        for j in range(depth):
+            block = f"{prefix}.h_encoder.encoder_blocks.{i}.blocks.{j}"
+            _norm(out, f"{block}.norm1", width)
+            _norm(out, f"{block}.norm2", width)
+            out[f"{block}.attn.qkv.weight"] = (3 * width, width)
+            _linear(out, f"{block}.attn.proj", width, width)
+            _linear(out, f"{block}.mlp.fc1", 4 * width, width)
+            _linear(out, f"{block}.mlp.fc2", width, 4 * width)
+        below = width
+    _norm(out, f"{prefix}.norm", below)
+    return out
+
+
+def i2pmae() -> Manifest:
+    """`pointbind_i2pmae.pt`."""
+    known = point_encoder("point_encoder")
+    out = {name: shape for name, shape in pointbind().items() if name not in known}
+    return out | hierarchy("point_encoder") | {"pc_projection": (384, 512)}
+
+
+def drawn(manifest: Manifest) -> dict[str, Tensor]:
+    """Weights that are the same everywhere: drawn in the order of their names, seed 7."""
+    random = np.random.default_rng(7)
+    out: dict[str, Tensor] = {}
+    for name in sorted(manifest):
+        shape = manifest[name]
+        if name.endswith("num_batches_tracked"):
+            out[name] = torch.tensor(3)
+            continue
+        value = random.normal(0, 1, shape)
+        if name.endswith("running_var"):
+            value = 0.5 + np.abs(value)
+        elif len(shape) < 2:
+            value = float(name.endswith(".weight")) + 0.2 * value
+        else:
+            value = value / np.sqrt(shape[1])
+        out[name] = torch.from_numpy(np.asarray(value, np.float32))
+    return out
+
+
 def mask(side: int = 77) -> Tensor:
     return torch.full((side, side), float("-inf")).triu(1)
 

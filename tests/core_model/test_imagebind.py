@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +14,15 @@ from torch import Tensor
 
 from anybind.content import Embedding
 from anybind.core_model.encoders.imagebind import ImageBind, Outputs
-from anybind.core_model.encoders.imagebind_weights import infer_config
+from anybind.core_model.encoders.imagebind_sizes import infer_config
 from anybind.core_model.encoders.point_bert import farthest_points, neighbourhoods
+from anybind.core_model.encoders.point_hierarchy import HierarchyConfig, PointHierarchy
 from anybind.core_model.mixing import mix
 from anybind.errors import UserError
-from tests.core_model.imagebind_files import FOLDER, TINY_SETTINGS, arrays, tiny
+from tests.core_model.imagebind_files import FOLDER, TINY_SETTINGS, arrays, drawn, hierarchy, tiny
 
 torch.set_num_threads(1)
+DATA = Path(__file__).parent.parent / "data"
 TOLERANCE = 3e-5
 """As a fraction of the largest expected number."""
 
@@ -206,6 +210,23 @@ def test_points_start_at_the_first_row() -> None:
 def test_farthest_points_of_fewer_points_than_asked() -> None:
     rows = farthest_points(torch.tensor([[[0.0, 0, 0], [1, 0, 0], [5, 0, 0]]]), 5)
     assert rows.tolist() == [[0, 2, 1, 0, 0]]
+
+
+def test_hierarchical_encoder_is_that_of_the_reference() -> None:
+    """Expected: the public forward pass of I2P-MAE in float64 with the first centre fixed to row 0."""
+    widths, blocks = (12, 24, 48), (2, 1, 2)
+    config = HierarchyConfig(widths, blocks, 6, (64, 32, 16), (16, 8, 8))
+    encoder = PointHierarchy(config).eval()
+    state = drawn(hierarchy("x", widths, blocks))
+    encoder.load_state_dict({name.removeprefix("x."): value for name, value in state.items()})
+    points = np.random.default_rng(3).normal(0, 1, (2, 300, 3))
+    points /= np.sqrt((points**2).sum(-1)).max(-1)[:, None, None]
+    wanted = np.load(DATA / "i2pmae_tiny.npz")["out"]
+    with torch.no_grad():
+        near(encoder(torch.from_numpy(points.astype(np.float32))), wanted)
+        encoder.h_encoder.config = replace(config, radius=(9.0, 9.0, 9.0))
+        unmasked = encoder(torch.from_numpy(points.astype(np.float32))).numpy()
+    assert np.abs(unmasked - wanted).max() > 1e-2  # the radii matter
 
 
 # ---------------------------------------------------------------- precision, compiling

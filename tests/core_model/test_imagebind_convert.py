@@ -20,13 +20,18 @@ from anybind.core_model.convert.imagebind import (
 )
 from anybind.core_model.convert.writing import write_safetensors
 from anybind.core_model.encoders.imagebind_weights import FORMAT, load_imagebind, tower_of
+from anybind.core_model.encoders.point_hierarchy import HierarchyConfig, PointHierarchy
 from anybind.errors import AnybindError, MissingWeights, ModelError
 from anybind.weights import run_converter
 from tests.core_model.imagebind_files import (
     TINY_SETTINGS,
     arrays,
+    drawn,
+    hierarchy,
     hollow,
     huge,
+    i2pmae,
+    point_encoder,
     pointbind,
     tiny,
     w3d,
@@ -80,6 +85,42 @@ def test_point_bind_gets_the_names_of_w3d(tmp_path: Path) -> None:
     made = plan_pointbind(saved(tmp_path / "pointbind_pointbert.pt", hollow(pointbind())))
     assert {k: tuple(v.shape) for k, v in made.tensors.items()} == w3d()
     assert made.ignored == ("logit_scale",)
+
+
+def test_every_tensor_of_i2p_mae_is_accounted_for(tmp_path: Path) -> None:
+    made = plan_pointbind(saved(tmp_path / "pointbind_i2pmae.pt", hollow(i2pmae())))
+    known = point_encoder()
+    wanted = {name: shape for name, shape in w3d().items() if name not in known} | hierarchy()
+    wanted["point_trunk.pc_projection"] = (384, 512)
+    assert {k: tuple(v.shape) for k, v in made.tensors.items()} == wanted
+    assert made.metadata["source"] == "pointbind_i2pmae" and made.ignored == ("logit_scale",)
+
+
+def test_a_hierarchy_of_another_size_is_refused(tmp_path: Path) -> None:
+    state = {"pc_projection": torch.zeros(48, 512)}
+    state |= drawn(hierarchy("point_encoder", (12, 24, 48), (1, 1, 1)))
+    with pytest.raises(ModelError, match="never released"):
+        plan_pointbind(saved(tmp_path / "tiny.pt", state))
+
+
+def test_i2p_mae_runs_from_its_converted_file(tmp_path: Path) -> None:
+    """The point encoder alone, at its released size: as the class that the oracle covers."""
+    head = {"bind.modality_head_point.0.weight": (512,), "bind.modality_head_point.0.bias": (512,),
+            "bind.modality_head_point.2.weight": (1024, 512),
+            "bind.modality_postprocessor_point.1.log_logit_scale": ()}  # fmt: skip
+    state = drawn(hierarchy("point_encoder") | head | {"pc_projection": (384, 512)})
+    target = tmp_path / "i2pmae.safetensors"
+    convert_pointbind(saved(tmp_path / "pointbind_i2pmae.pt", state), target)
+    model, report = load_imagebind(target)
+    assert model.config.point == HierarchyConfig() and len(report.loaded) == len(state)
+    points = torch.from_numpy(np.random.default_rng(1).uniform(-0.6, 0.6, (1, 600, 3))).float()
+    inner = PointHierarchy(HierarchyConfig()).eval()
+    names = {k: v for k, v in state.items() if k.startswith("point_encoder.")}
+    inner.load_state_dict({k.removeprefix("point_encoder."): v for k, v in names.items()})
+    with torch.no_grad():
+        features = inner(points) @ state["pc_projection"]
+    assert torch.allclose(model.point_trunk(points), features, atol=1e-4)
+    assert torch.allclose(model("point", points).unit.norm(dim=-1), torch.ones(1))
 
 
 def test_a_full_training_checkpoint_gives_its_encoder(tmp_path: Path) -> None:
@@ -142,13 +183,6 @@ def test_the_writer_keeps_every_element_type(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- refusals
-
-
-def test_i2p_mae_is_refused_by_name(tmp_path: Path) -> None:
-    state = {"pc_projection": torch.zeros(384, 512),
-             "point_encoder.h_encoder.token_embed.0.first_conv.0.weight": torch.zeros(1)}  # fmt: skip
-    with pytest.raises(ModelError, match="I2P-MAE"):
-        plan_pointbind(saved(tmp_path / "pointbind_i2pmae.pt", state))
 
 
 @pytest.mark.parametrize(

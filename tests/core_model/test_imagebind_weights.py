@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from anybind.core_model.encoders.imagebind import ImageBind
 from anybind.core_model.encoders.imagebind_config import OFFICIAL, TOWERS
+from anybind.core_model.encoders.imagebind_sizes import infer_config
 from anybind.core_model.encoders.imagebind_weights import (
     FORMAT,
-    infer_config,
     load_imagebind,
     read_header,
     tower_of,
