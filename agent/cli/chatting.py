@@ -12,9 +12,10 @@ from anybind.agent.events import TurnFinished, to_json
 from anybind.agent.render import Renderer
 from anybind.agent.session import Session
 from anybind.errors import AnybindError, UserError
+from anybind.media import split_prefix
 
 _HELP = (
-    "/attach FILE ... adds files to the next message, /image asks for a picture with the next "
+    "/attach FILE ... adds files to the next message (depth:FILE says what one holds), /image asks for a picture with the next "
     "answer, /tools lists tools, /history shows the turns, /quit leaves. "
     "The session is kept and can be resumed."
 )
@@ -86,7 +87,8 @@ def _command(line: str, session: Session, waiting: list[str], outputs: list[str]
         case "/quit" | "/exit":
             return True
         case "/attach":
-            missing = [w for w in words[1:] if not Path(w).expanduser().is_file()]
+            paths = [(w, Path(split_prefix(w)[1])) for w in words[1:]]
+            missing = [w for w, path in paths if not path.expanduser().is_file()]
             if missing or not words[1:]:
                 raise UserError(f"No such file: {', '.join(missing) or '(none given)'}.")
             waiting.extend(words[1:])

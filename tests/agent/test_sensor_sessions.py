@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image as pil
 
+from anybind.agent.cli import chatting
 from anybind.agent.session import Session
 from anybind.errors import UserError
 from anybind.media.ply import write_ply
@@ -80,6 +84,25 @@ def test_the_same_content_is_one_artifact(tmp_path: Path, files: dict[str, str])
     with Session(FakeRuntime(), folder=tmp_path / "s") as s:
         reply = s.ask("What is this?", *files.values(), *files.values())
         assert sorted(a.kind for a in reply.artifacts) == sorted(files)
+
+
+def test_a_chat_attaches_them_by_their_words(
+    tmp_path: Path, files: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    runtime = FakeRuntime()
+    monkeypatch.setattr(
+        chatting, "Session", lambda *_, **__: Session(runtime, folder=tmp_path / "s")
+    )
+    lines = [
+        "/attach depth:missing.png",
+        f"/attach {files['depth']} {files['imu']}",
+        "What is this?",
+    ]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines) + "\n"))
+    chatting.chat([], "fake", None, None, 0, True)
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert "depth:missing.png" in events[0]["error"]["message"]
+    assert [e["kind"] for e in events if e["event"] == "ArtifactAdded"][:2] == ["depth", "imu"]
 
 
 def test_a_bad_attachment_leaves_the_session_as_it_was(
