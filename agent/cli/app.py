@@ -179,6 +179,61 @@ def merge_delta(
     doctoring.merge_delta(base, delta, target)
 
 
+cache_app = typer.Typer(
+    help="Build and search retrieval caches.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(cache_app, name="cache")
+
+
+@cache_app.command("build")
+def cache_build(
+    source: Annotated[
+        Path, typer.Argument(help="A folder of pictures, .tar shards, .safetensors or .npy.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to make.")],
+    bundle: Annotated[
+        str | None, typer.Option(help="Whose image encoder (default: nano) or joint space.")
+    ] = None,
+    memory: Annotated[str, typer.Option(help="Memory that searching may take.")] = "2G",
+    kind: Annotated[str, typer.Option(help="auto, flat, ivf, ivfpq, pq, hnsw or sq8.")] = "auto",
+    rows: Annotated[
+        str, typer.Option(help="Exact rows beside the index: keep, drop, or auto (if it is lossy).")
+    ] = "auto",
+    bad_limit: Annotated[
+        int, typer.Option(help="Pictures that may be unusable before the build stops.")
+    ] = 100,
+    as_json: Json = False,
+) -> None:
+    """Build a cache; run again, a build of pictures goes on where it stopped."""
+    from anybind.agent.cli import caching
+
+    caching.build(source, out, bundle, memory, kind, rows, bad_limit, as_json)
+
+
+@cache_app.command("info")
+def cache_info(
+    folder: Annotated[Path, typer.Argument(help="A built cache.")], as_json: Json = False
+) -> None:
+    """What a built cache is."""
+    from anybind.agent.cli import caching
+
+    caching.info(folder, as_json)
+
+
+@cache_app.command("search")
+def cache_search(
+    folder: Annotated[Path, typer.Argument(help="A built cache.")],
+    queries: Annotated[list[str], typer.Argument(help="Files, or texts.")],
+    bundle: Bundle = "nano",
+    k: Annotated[int, typer.Option(help="Neighbours of each.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """The nearest rows of files and texts."""
+    from anybind.agent.cli import caching
+
+    caching.search(folder, queries, bundle, k, as_json)
+
+
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
@@ -197,6 +252,7 @@ def main() -> None:
     """
     words = [w for w in sys.argv[1:] if not w.startswith("-")]
     known = {c.name or (c.callback.__name__ if c.callback else "") for c in app.registered_commands}
+    known |= {g.name or "" for g in app.registered_groups}
     if words and words[0] not in known:
         _add_plugin_commands(app)
     try:
