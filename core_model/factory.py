@@ -16,6 +16,7 @@ from anybind.contracts import Build, Profile
 from anybind.core_model import base_check
 from anybind.core_model.adapters import base_identity, load_adapter, load_bind
 from anybind.core_model.bind import BindNetwork
+from anybind.core_model.chat_template import ChatTemplate
 from anybind.core_model.checkpoints import LoadReport, load_with_fields
 from anybind.core_model.decoder import Decoder
 from anybind.core_model.identity import same
@@ -60,7 +61,7 @@ def build(build: Build) -> InjectedLanguageModel:
     `tokenizer.model` or a folder; by default what lies with the decoder); `bind` (a bind network
     of ours) or `adapter` (a released adapter that `imagebind-llm` converted).
 
-    Options: `name`; `chat` (prompt layout); `space` (whose embeddings condition it); `precision`
+    Options: `name`; `chat` (prompt layout, or "template", the folder's own); `space` (whose embeddings condition it); `precision`
     ("float32", "bfloat16", "float16", "int8", "int4"; the last two merge updates); `merge` (take
     the low-rank updates of the adapter into the weights); `check_base` (false: take an adapter
     for any base of its sizes); `context_length` (where the file doesn't say it, or to use less).
@@ -96,7 +97,17 @@ def build(build: Build) -> InjectedLanguageModel:
         grammar=True,
         batch=True,
     )
-    return InjectedLanguageModel(ready, tokenizer, bind, profile)
+    return InjectedLanguageModel(ready, tokenizer, bind, profile, _layout(options, path, tokenizer))
+
+
+def _layout(options: _Options, path: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
+    """The folder's own template, if the bundle asks for it."""
+    if options.chat != "template":
+        return None
+    found = ChatTemplate.from_folder(path, tokenizer) if path.is_dir() else None
+    if found is None:
+        raise UserError(f"{path.name} holds no chat template; name a layout in the bundle.")
+    return found
 
 
 def _options(build: Build, path: Path) -> _Options:

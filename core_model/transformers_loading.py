@@ -7,6 +7,7 @@ inside the model is the business of `anybind.core_model.transformers_decoder`.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +77,17 @@ def build(build: Build) -> InjectedLanguageModel:
         raise UserError(f"chat is 'template' or one of {', '.join(LAYOUTS)}, not {chat!r}.")
     if chat == "template" and template is None:
         raise UserError(f"{folder.name} holds no chat template (chat_template.jinja).")
-    limit = decoder.config.context_length
+    known = decoder.config.context_length
+    limit = min(known, int(options.get("context_length", known)))
+    if limit < 16:
+        raise UserError(f"context_length is 16 or more, not {limit}.")
+    decoder.config = replace(decoder.config, context_length=limit)
     profile = Profile(
         name=name,
         chat=chat,
         injection=bind.config.injection if bind is not None else "none",
         space=str(options.get("space", "")) if bind is not None else "",
-        context_length=min(limit, int(options.get("context_length", limit))),
+        context_length=limit,
         grammar=True,
         batch=True,
     )

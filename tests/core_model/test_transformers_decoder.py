@@ -359,6 +359,8 @@ def test_a_bind_network_is_saved_and_loaded(folders: dict[str, Path], tmp_path: 
     assert model.profile.space == "hub" and model.profile.context_length == 40
     text, _ = said(model.stream("hello", condition(0), Sampling(max_tokens=5)))
     assert len(text) == 5
+    _, end = said(model.stream("a" * 30, condition(0), Sampling(max_tokens=50)))
+    assert end.reason == "context" and end.prompt_tokens + end.reply_tokens <= 41
     weights["decoder"] = folders["gpt2"]
     wide = network(decoder)
     wide = BindNetwork(replace(wide.config, n_layers=4))
@@ -469,3 +471,26 @@ def test_the_profile_names_every_layout() -> None:
     from anybind.core_model.prompts import LAYOUTS
 
     assert {*LAYOUTS, "template"} == set(get_args(get_type_hints(Profile)["chat"]))
+
+
+def test_our_own_llama_takes_the_template_too(tmp_path: Path) -> None:
+    from anybind.core_model import factory
+
+    folder = write(tmp_path / "m", "llama", template=TEMPLATE)
+    own = factory.build(Build({"decoder": folder}, {"chat": "template"}))
+    theirs = build(Build({"decoder": folder}))
+    messages = [Message("user", "hi"), Message("assistant", "yes"), Message("user", "and")]
+    assert (
+        own.render(messages)
+        == theirs.render(messages)
+        == ("<s>user: hi</s>\nassistant: yes</s>\nuser: and</s>\nassistant:")
+    )
+    sampling = Sampling(max_tokens=10)
+    prompt = own.render(messages)
+    assert (
+        said(own.stream(prompt, None, sampling))[0]
+        == said(theirs.stream(prompt, None, sampling))[0]
+    )
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(UserError, match="template"):
+        factory.build(Build({"decoder": folder}, {"chat": "template"}))
