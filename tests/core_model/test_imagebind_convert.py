@@ -19,7 +19,9 @@ from anybind.core_model.convert.imagebind import (
     read_state,
 )
 from anybind.core_model.convert.writing import write_safetensors
+from anybind.core_model.encoders.imagebind_config import OFFICIAL
 from anybind.core_model.encoders.imagebind_weights import FORMAT, load_imagebind, tower_of
+from anybind.core_model.encoders.point_bert import PointConfig
 from anybind.core_model.encoders.point_hierarchy import HierarchyConfig, PointHierarchy
 from anybind.errors import AnybindError, MissingWeights, ModelError
 from anybind.weights import run_converter
@@ -35,6 +37,7 @@ from tests.core_model.imagebind_files import (
     pointbind,
     tiny,
     w3d,
+    write_sparse,
 )
 
 torch.set_num_threads(1)
@@ -79,6 +82,20 @@ def test_every_tensor_of_imagebind_w3d_is_accounted_for(tmp_path: Path) -> None:
     assert made.metadata["source"] == "imagebind_w3D" and made.ignored == ()
     assert sum(v.numel() for v in made.tensors.values()) == 1_223_565_617
     assert json.loads(made.metadata["config"])["point"]["groups"] == 512
+
+
+@pytest.mark.parametrize("name", ["imagebind_w3D", "pointbind_i2pmae"])
+def test_what_a_converted_file_says_of_itself_loads(tmp_path: Path, name: str) -> None:
+    """The written names, shapes and metadata of an official file, without its data."""
+    source = saved(tmp_path / "source.pth", hollow(w3d() if name == "imagebind_w3D" else i2pmae()))
+    made = plan(source) if name == "imagebind_w3D" else plan_pointbind(source)
+    target = tmp_path / "target.safetensors"
+    shapes = {name: tuple(value.shape) for name, value in made.tensors.items()}
+    write_sparse(target, shapes, dict(made.metadata))
+    model, report = load_imagebind(target)
+    assert set(report.loaded) == set(made.tensors)
+    assert dict(model.config.towers) == OFFICIAL
+    assert model.config.point in (PointConfig(), HierarchyConfig())
 
 
 def test_point_bind_gets_the_names_of_w3d(tmp_path: Path) -> None:
