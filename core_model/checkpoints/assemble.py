@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ from anybind.errors import ModelError
 MAX_LAYERS = 1000
 MAX_WIDTH = 1 << 20
 MAX_VOCABULARY = 1 << 22
-MAX_ROTARY = 1 << 26
-"""Most entries of the rotary tables (context length x head width), 256 MB of them."""
+MAX_ROTARY = 1 << 25
+"""Most entries of the rotary tables (context length x head width), 128 MB of each."""
 
 
 def check_sizes(config: LlamaConfig) -> None:
@@ -41,9 +41,13 @@ def check_sizes(config: LlamaConfig) -> None:
         )
     if config.head_dim % 2:
         raise ModelError(f"head_dim is {config.head_dim}; rotary positions need an even number.")
-    for name in ("norm_eps", "rope_theta"):
-        value = getattr(config, name)
-        if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+    numbers = {name: getattr(config, name) for name in ("norm_eps", "rope_theta")}
+    if config.rope_scaling is not None:
+        numbers |= {f"rope scaling: {n}": v for n, v in asdict(config.rope_scaling).items()}
+        if config.rope_scaling.low_freq_factor == config.rope_scaling.high_freq_factor:
+            raise ModelError("The low and the high factor of the rotary scaling are the same.")
+    for name, value in numbers.items():
+        if not isinstance(value, (int, float)) or not 0 < value < 1e15:
             raise ModelError(f"{name} is {value!r}; it must be a number above 0.")
 
 
