@@ -1,4 +1,4 @@
-"""The LLaMA decoder, whole, in one file.
+"""The LLaMA decoder, whole but for its cache, in one file.
 
 Knows tensors and nothing else: no tokenizer, no prompt, no file format. Features:
 - grouped-query attention, RMSNorm, SwiGLU, tied or separate output head;
@@ -8,6 +8,7 @@ Knows tensors and nothing else: no tokenizer, no prompt, no file format. Feature
 - two ways of injecting a condition, one vector per layer and batch row, at no extra token:
   "residual" adds it to the stream at the input of a layer (paper eq. 2), "attention_output" adds
   it behind the attention output projection (what the released checkpoints amount to);
+- several samples packed into one row, each blind to the others and under its own condition;
 - biases on chosen linear layers and low-rank updates (`lora.py`), both off by default: a decoder
   without them is made of plain layers.
 """
@@ -21,7 +22,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
+from anybind.core_model.kv_cache import KVCache as KVCache
 from anybind.core_model.lora import base_product, make_linear, product
 
 RopeLayout = Literal["interleaved", "half"]
@@ -82,49 +85,6 @@ class LlamaConfig:
         """The linear layer `name` of a block, with what this config gives it."""
         rank = self.lora_rank if name in self.lora_on else 0
         return make_linear(inputs, outputs, bias=name in self.biases, rank=rank)
-
-
-class KVCache:
-    """Keys and values of all layers, preallocated: [layers, B, kv heads, capacity, head dim].
-
-    `start` [B] counts the padding positions at the front of each row (rows are right-aligned).
-    """
-
-    def __init__(
-        self,
-        config: LlamaConfig,
-        batch: int,
-        capacity: int,
-        *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        shape = (config.n_layers, batch, config.n_kv_heads, capacity, config.head_dim)
-        self.keys = torch.empty(shape, dtype=dtype, device=device)
-        self.values = torch.empty(shape, dtype=dtype, device=device)
-        self.length = 0
-        self.start = torch.zeros(batch, dtype=torch.long, device=device)
-        self.padded = False
-
-    @property
-    def capacity(self) -> int:
-        """Positions it can hold."""
-        return self.keys.shape[3]
-
-    def cut(self, length: int) -> None:
-        """Forget everything from position `length` on."""
-        self.length = min(self.length, length)
-
-    def grow(self, capacity: int) -> None:
-        """Make room for `capacity` positions, keeping what is there."""
-        if capacity <= self.capacity:
-            return
-        for name in ("keys", "values"):
-            old: Tensor = getattr(self, name)
-            shape = (*old.shape[:3], capacity, old.shape[4])
-            new = old.new_empty(shape)
-            new[:, :, :, : self.length] = old[:, :, :, : self.length]
-            setattr(self, name, new)
 
 
 class RMSNorm(nn.Module):
@@ -260,7 +220,15 @@ class Block(nn.Module):
         cache: KVCache | None,
         inject: Tensor | None,
         site: Site,
+        gate: Tensor | None = None,
+        segments: Tensor | None = None,
     ) -> Tensor:
+        """Arguments as for `Llama.features`, of this layer: `inject` is [B or S, dim]."""
+        if inject is not None:
+            if gate is not None:
+                inject = self.attention.condition(inject, gate)
+            # A negative segment is padding, which indexing from the end gives some vector or other.
+            inject = inject[:, None] if segments is None else inject[segments]
         if inject is not None and site == "residual":
             x = x + inject.to(x.dtype)
         attended = self.attention(self.attention_norm(x), cos, sin, mask, cache)
@@ -359,22 +327,39 @@ class Llama(nn.Module):
         site: Site = "residual",
         mask: Tensor | None = None,
         positions: Tensor | None = None,
+        segments: Tensor | None = None,
+        gates: Tensor | None = None,
+        checkpoint: bool = False,
     ) -> Tensor:
-        """What the output head reads, [B, T, dim]; arguments as for `forward`."""
+        """What the output head reads, [B, T, dim]; arguments as for `forward`, and for training:
+
+        Args:
+            segments: [B, T], which row of `inject` [S, n_layers, dim] holds at a position. A
+                position sees its own segment only; negative ones are padding. Not with a cache.
+            gates: [n_layers, n_heads]: `inject` holds the vectors before `attention_condition`,
+                which each layer applies itself, so that its weights may be sharded.
+            checkpoint: Keep the input of each layer only, and compute it again in the backward
+                pass.
+        """
         _, time = tokens.shape
         past = cache.length if cache is not None else 0
         if positions is None:
             positions = torch.arange(past, past + time, device=tokens.device)[None]
             if cache is not None and cache.padded:
                 positions = (positions - cache.start[:, None]).clamp(min=0)
-        if mask is None and (past and time > 1 or (cache is not None and cache.padded)):
+        if mask is None and segments is not None:
+            own = segments[:, None, :, None] == segments[:, None, None, :]
+            mask = own & own.new_ones(time, time).tril()
+        elif mask is None and (past and time > 1 or (cache is not None and cache.padded)):
             mask = _visible(tokens, cache, time)
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
         x = self.tok_embeddings(tokens)
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
         for i, layer in enumerate(self.layers):
-            vector = inject[:, i : i + 1] if inject is not None else None
-            x = layer(x, cos, sin, mask, cache, vector, site)
+            vector = inject[:, i] if inject is not None else None
+            gate = gates[i] if gates is not None else None
+            given = (x, cos, sin, mask, cache, vector, site, gate, segments)
+            x = recompute(layer, *given, use_reentrant=False) if checkpoint else layer(*given)
         if cache is not None:
             cache.length += time
         return self.norm(x)
