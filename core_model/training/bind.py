@@ -205,7 +205,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
 
-    decoder, _ = load_decoder(args.decoder)
+    decoder, loaded = load_decoder(args.decoder)
     tokenizer = _tokenizer(args.decoder)
     embed = hub(args.hub)
     reader = wordnet(args.wordnet)
@@ -255,7 +255,8 @@ def main() -> None:
     if args.export:
         from anybind.core_model.adapters import save_bind
 
-        save_bind(bind, args.export, {"seed": args.seed, "config": asdict(config)})
+        about = {"seed": args.seed, "config": asdict(config)}
+        save_bind(bind, args.export, about, base=loaded.identity)
 
 
 def _gate(bind: BindNetwork) -> float:

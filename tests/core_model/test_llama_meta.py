@@ -289,12 +289,12 @@ def test_a_delta_of_something_else_is_refused(tmp_path: Path, change: str) -> No
 
 
 def test_merge_delta_is_a_command(tmp_path: Path) -> None:
-    """From Meta's folders, in processes of their own."""
+    """A base converted before, a delta as it comes: converted in a process of its own."""
     from typer.testing import CliRunner
 
     from anybind.agent.cli.app import app
 
-    one = write_meta(tmp_path / "base", shards(tiny_base(), 2))
+    one = converted(tmp_path, shards(tiny_base(), 2), "base")
     two = write_meta(tmp_path / "delta", [tiny_base(seed=5)])
     target = tmp_path / "out" / "sum.safetensors"
     done = CliRunner().invoke(app, ["merge-delta", str(one), str(two), str(target)])
