@@ -80,7 +80,7 @@ def build(build: Build) -> InjectedLanguageModel:
         path, dtype=dtype, context_length=options.context_length
     )
     decoder.to(build.device)
-    tokenizer = _tokenizer(build, path, fields)
+    tokenizer = tokenizer_of(build, path, fields)
     _check_vocabulary(tokenizer, decoder, path)
     bind = _condition(build, options, decoder, tokenizer, report)
     ready: Decoder = decoder
@@ -127,7 +127,8 @@ def _options(build: Build, path: Path) -> _Options:
     return options
 
 
-def _tokenizer(build: Build, path: Path, fields: dict[str, Any]) -> Tokenizer:
+def tokenizer_of(build: Build, path: Path, fields: dict[str, Any]) -> Tokenizer:
+    """The tokenizer of a decoder at `path`: as given, or what lies with it (see `build`)."""
     given = build.weights.get("tokenizer")
     if given is not None:
         given = Path(given)
