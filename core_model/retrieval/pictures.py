@@ -80,10 +80,8 @@ class PictureSource:
     def pictures(self, done: Container[str] = ()) -> Iterator[Picture]:
         """Every picture whose key is not among `done`, in a fixed order.
 
-        Files that are no pictures are passed over.
-
-        Raises:
-            UserError: a shard is damaged.
+        Files that are no pictures are passed over. Where a shard is damaged, a picture that can't
+        be opened stands for the rest of it.
         """
         return self._folder(done) if self.kind == "folder" else self._shards(done)
 
@@ -107,10 +105,13 @@ class PictureSource:
     def _shards(self, done: Container[str]) -> Iterator[Picture]:
         for number, shard in enumerate(self.files):
             size = max(shard.stat().st_size, 1)
-            for sample in _samples(shard, done):
-                key, label, data, at = sample
-                share = (number + min(at / size, 1.0)) / len(self.files)
-                yield Picture(key, label, _decoder(data, key), share)
+            try:
+                for key, label, data, at in _samples(shard, done):
+                    share = (number + min(at / size, 1.0)) / len(self.files)
+                    yield Picture(key, label, _decoder(data, key), share)
+            except UserError as error:  # the rest of this shard is lost; the others are not
+                lost = f"{shard.name} is not a sound tar; what follows in it is left out: {error}"
+                yield Picture(shard.name, "", _failing(lost), (number + 1) / len(self.files))
 
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp")
@@ -139,6 +140,13 @@ def _decoder(data: bytes | None, key: str) -> Callable[[], Image]:
         if data is None:
             raise UserError(f"{key} is over {CAPS.file_bytes >> 20} MB.")
         return Image.of(decode_image(data, key))
+
+    return opened
+
+
+def _failing(why: str) -> Callable[[], Image]:
+    def opened() -> Image:
+        raise UserError(why)
 
     return opened
 
@@ -199,19 +207,20 @@ def _members(
                 def read(cap: int, member: tarfile.TarInfo = member) -> bytes | None:
                     if member.size > cap:
                         return None
-                    stream = tar.extractfile(member)
-                    found = b"" if stream is None else stream.read(member.size)
+                    try:
+                        stream = tar.extractfile(member)
+                        found = b"" if stream is None else stream.read(member.size)
+                    except Exception as error:
+                        raise UserError(f"{member.name!r} can't be read: {error}") from error
                     if len(found) != member.size:
-                        raise UserError("it is cut short")
+                        raise UserError(f"{member.name!r} is cut short")
                     return found
 
                 yield member.name, member, read
-    except GeneratorExit:
+    except UserError:
         raise
     except (Exception, RecursionError) as error:
-        raise UserError(
-            f"{shard.name} is not a sound tar (after byte {max(last, 0)}): {error}"
-        ) from (error)
+        raise UserError(f"after byte {max(last, 0)}: {error or type(error).__name__}") from error
 
 
 def _clean(text: str) -> str:

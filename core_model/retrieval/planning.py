@@ -26,7 +26,8 @@ CODE_BYTES = (256, 128, 64, 32, 16, 8, 4)
 _LISTS_BY_GRAPH = 32_768
 """From so many lists on, the nearest lists are found through a graph."""
 _LINKS = 32
-_PQ_TRAIN = 65_536
+_PQ_TRAIN = 16_384
+"""Rows that 256 centroids a part are learned from; more takes long and gains little."""
 _PER_LIST = 40
 """Training rows a list; k-means wants 39 at least."""
 
