@@ -38,7 +38,7 @@ class SourceConfig(BaseModel):
     model_config = _STRICT
 
     format: Format
-    path: tuple[Path, ...] = Field(alias="path", min_length=1)
+    path: tuple[Path, ...] = Field(min_length=1)
     """A file or several; `*` in the last part of a path stands for anything. For `webdataset` also
     a folder of .tar files."""
     name: str = ""
