@@ -203,15 +203,18 @@ class Layout:
 
     render: Write
     stops: tuple[str, ...] = ()
+    end: str = ""
+    """What is behind a whole reply, as the layout writes it into the history: what a model learns to
+    end with. "" is the end token of the tokenizer."""
 
 
 LAYOUTS: dict[str, Layout] = {
-    "chatml": Layout(render_chatml, ("<|im_end|>", "<|im_start|>")),
+    "chatml": Layout(render_chatml, ("<|im_end|>", "<|im_start|>"), "<|im_end|>"),
     "alpaca": Layout(render_alpaca, ("### Instruction:", "### Input:", "### Response:")),
-    "panda": Layout(render_panda, ("###",)),
-    "vicuna": Layout(render_vicuna, ("</s>", "USER:")),
-    "llama-2": Layout(render_llama2, ("</s>", "[INST]")),
-    "llama-3": Layout(render_llama3, ("<|eot_id|>", "<|start_header_id|>")),
+    "panda": Layout(render_panda, ("###",), "\n###"),
+    "vicuna": Layout(render_vicuna, ("</s>", "USER:"), "</s>"),
+    "llama-2": Layout(render_llama2, ("</s>", "[INST]"), " </s>"),
+    "llama-3": Layout(render_llama3, ("<|eot_id|>", "<|start_header_id|>"), "<|eot_id|>"),
 }
 """By the name that `Profile.chat` and bundles use."""
 

@@ -168,6 +168,15 @@ class SentencePieceTokenizer:
         return self._special
 
 
+def encode_prompt(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a prompt as the decoder is given it, at run time and in training: with a BOS in front,
+    unless the prompt brings its own (the marker that ChatML begins with is one)."""
+    ids = tokenizer.encode(text)
+    if tokenizer.bos is not None and ids[:1] != [tokenizer.bos]:
+        ids = [tokenizer.bos, *ids]
+    return ids
+
+
 def encode_tail(tokenizer: Tokenizer, text: str) -> list[int]:
     """Ids of a text that goes on another one: without the space that some put before a text."""
     if not getattr(tokenizer, "adds_space", False):
