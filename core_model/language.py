@@ -226,19 +226,20 @@ class InjectedLanguageModel:
         # One row: the last prompt token, then all continuations, each blind to the others.
         past = len(ids) - 1
         row = [ids[-1], *(t for tail in tails for t in tail)]
-        mask = torch.zeros(1, 1, len(row), past + len(row), dtype=torch.bool)
+        device = self.decoder.device
+        mask = torch.zeros(1, 1, len(row), past + len(row), dtype=torch.bool, device=device)
         mask[..., : past + 1] = True
-        positions = torch.full((1, len(row)), past)
+        positions = torch.full((1, len(row)), past, device=device)
         at = 1
         for tail in tails:
             n = len(tail)
-            block = torch.ones(n, n, dtype=torch.bool).tril()
+            block = torch.ones(n, n, dtype=torch.bool, device=device).tril()
             mask[0, 0, at : at + n, past + at : past + at + n] = block
-            positions[0, at : at + n] = torch.arange(past + 1, past + 1 + n)
+            positions[0, at : at + n] = torch.arange(past + 1, past + 1 + n, device=device)
             at += n
         slot.cache.grow(past + len(row))
         logits = self.decoder(
-            torch.tensor([row], device=self.decoder.device), cache=slot.cache, inject=inject, site=self._site,
+            torch.tensor([row], device=device), cache=slot.cache, inject=inject, site=self._site,
             mask=mask, positions=positions,
         )  # fmt: skip
         slot.cache.cut(past)
@@ -263,7 +264,7 @@ class InjectedLanguageModel:
         width = max(map(len, rows))
         self._check_room(width + 1)
         steps = min(sampling.max_tokens, self.decoder.config.context_length - width)
-        tokens = torch.full((len(rows), width), self.tokenizer.eos)
+        tokens = torch.full((len(rows), width), self.tokenizer.eos, device=self.decoder.device)
         cache = self.decoder.new_cache(len(rows), width + steps)
         for i, row in enumerate(rows):
             tokens[i, width - len(row) :] = torch.tensor(row)
@@ -335,7 +336,7 @@ class InjectedLanguageModel:
         c = self.decoder.config
         for condition in conditions:
             if condition is None:
-                rows.append(torch.zeros(c.n_layers, c.dim))
+                rows.append(torch.zeros(c.n_layers, c.dim, device=self.decoder.device))
                 continue
             if condition.space != self.profile.space:
                 raise UserError(

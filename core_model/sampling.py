@@ -30,6 +30,10 @@ def choose(
     logits = logits.float()
     if not torch.isfinite(logits).all():
         raise ModelError("The decoder gave logits that are not finite; its weights may be damaged.")
+    if temperature <= 0 and allowed is None and (repetition_penalty == 1.0 or not seen):
+        return int(logits.argmax())
+    # Masks and the generator live on the CPU; one row of logits is little to bring over.
+    logits = logits.cpu()
     if repetition_penalty != 1.0 and seen:
         ids = torch.tensor(sorted(set(seen)))
         values = logits[ids]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from anybind.core_model.checkpoints.meta import FORMAT, is_rope
 from anybind.core_model.checkpoints.report import compare
-from anybind.core_model.convert.stream import write_safetensors
+from anybind.core_model.convert.writing import stream_safetensors
 from anybind.core_model.identity import identifying, identity
 from anybind.errors import ModelError
 
@@ -54,7 +54,7 @@ def merge_delta(base: Path, delta: Path, target: Path) -> str:
             metadata["identity"] = mark
             metadata["source"] = f"{base.name} + {delta.name}"
             plan = {n: (torch.float16, s) for n, s in shapes[0].items()}
-            write_safetensors(scratch, plan, each(), metadata)
+            stream_safetensors(scratch, plan, each(), metadata)
         scratch.replace(target)
     except (SafetensorError, OSError) as error:
         raise ModelError(f"The delta can't be merged: {error}") from error

@@ -21,7 +21,7 @@ from torch import Tensor
 from anybind.core_model.checkpoints import LoadReport, compare
 from anybind.core_model.checkpoints.meta import FORMAT, is_rope, meta_config
 from anybind.core_model.convert.pickles import load_pickle, tensors_of
-from anybind.core_model.convert.stream import write_safetensors
+from anybind.core_model.convert.writing import stream_safetensors
 from anybind.core_model.identity import identifying, identity
 from anybind.core_model.llama import Llama, LlamaConfig
 from anybind.errors import ModelError
@@ -50,7 +50,7 @@ def convert(source: Path, target: Path) -> None:
     }
     del sampled
     dtype = shards[0]["norm.weight"].dtype
-    write_safetensors(target, {n: (dtype, s) for n, s in plan.items()}, parts, metadata)
+    stream_safetensors(target, {n: (dtype, s) for n, s in plan.items()}, parts, metadata)
     _bring_tokenizer(folder, target.parent)
 
 

@@ -57,6 +57,21 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def bring_base(place: Path, wanted: dict[str, torch.Tensor], **changes: Any) -> None:
+    """The base as `anybind merge-delta` makes it of Meta's folder and a delta."""
+    params = json.loads((PARITY / "llm_tiny_params.json").read_text()) | changes
+    half = {name: tensor / 2 for name, tensor in wanted.items()}
+    for name in ("original", "delta"):
+        folder = place / name
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(half, folder / "consolidated.00.pth")
+        (folder / "params.json").write_text(json.dumps(params))
+        (folder / "checklist.chk").write_text("not read")
+    target = place / "llama.safetensors"
+    target.unlink(missing_ok=True)
+    doctoring.merge_delta(place / "original", place / "delta", target)
+
+
 def bring(place: Path) -> None:
     """The files as their authors hand them out."""
     import faiss
@@ -64,10 +79,7 @@ def bring(place: Path) -> None:
 
     place.mkdir(parents=True)
     torch.save(tiny(), place / "imagebind_w3D.pth")
-    (place / "llama").mkdir()
-    torch.save(load_file(PARITY / "llm_tiny_base.safetensors"), place / "llama/consolidated.00.pth")
-    (place / "llama" / "params.json").write_text((PARITY / "llm_tiny_params.json").read_text())
-    (place / "llama" / "checklist.chk").write_text("not read")
+    bring_base(place, load_file(PARITY / "llm_tiny_base.safetensors"))
     torch.save({"model": load_file(PARITY / "llm_tiny_adapter.safetensors")}, place / "7B.pth")
     index = faiss.IndexFlatIP(40)
     index.add(np.load(PARITY / "llm_tiny_io.npz")["cache_keys"])
@@ -90,7 +102,7 @@ def test_before_the_files_are_there_doctor_says_where_they_go(
     report = json.loads(capsys.readouterr().out)
     todo = {w["name"]: w["todo"] for w in report["weights"]}
     for key, name in (
-        ("imagebind", "imagebind_w3D.pth"), ("llama", "llama"), ("adapter", "7B.pth"),
+        ("imagebind", "imagebind_w3D.pth"), ("llama", "llama.safetensors"), ("adapter", "7B.pth"),
         ("tokenizer", "tokenizer.model"), ("cache", "knn.index"),
     ):  # fmt: skip
         assert str(place / name) in todo[key]
@@ -103,6 +115,7 @@ def test_with_the_files_doctor_converts_them_and_the_bundle_answers(
     place: Path, bundle: Path, examples: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bring(place)
+    capsys.readouterr()
     doctoring.doctor(str(bundle), True, True)
     report = json.loads(capsys.readouterr().out)
     assert report["healthy"], report
@@ -136,11 +149,9 @@ def test_with_the_files_doctor_converts_them_and_the_bundle_answers(
 
 
 def test_a_base_of_other_sizes_is_refused(place: Path, bundle: Path) -> None:
-    params = json.loads((place / "llama" / "params.json").read_text())
     base = load_file(PARITY / "llm_tiny_base.safetensors")
-    half = {k: v for k, v in base.items() if not k.startswith(("layers.2.", "layers.3."))}
-    torch.save(half, place / "llama" / "consolidated.00.pth")
-    (place / "llama" / "params.json").write_text(json.dumps(params | {"n_layers": 2}))
+    fewer = {k: v for k, v in base.items() if not k.startswith(("layers.2.", "layers.3."))}
+    bring_base(place, fewer, n_layers=2)
     with pytest.raises(ModelError, match="layers"):
         anybind.load(bundle)
 
