@@ -90,16 +90,27 @@ def chat(
 
 @app.command()
 def embed(
-    things: Annotated[list[str], typer.Argument(help="Files, or texts.")],
+    things: Annotated[list[str] | None, typer.Argument(help="Files, or texts.")] = None,
     bundle: Bundle = "nano",
     out: Annotated[Path | None, typer.Option(help="Write the embeddings (.safetensors).")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the similarities (.png).")] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(help="Embed the pictures of this training config or file of data into OUT."),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of the pictures that a file of data names.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Pictures encoded at once (with --dataset).")] = 16,
     as_json: Json = False,
 ) -> None:
-    """Joint embeddings of files and texts, and how similar they are."""
+    """Joint embeddings of files and texts, and how similar they are; or of a whole data set."""
     from anybind.agent.cli import embedding
 
-    embedding.embed(things, bundle, out, plot, as_json)
+    if dataset is not None:
+        embedding.embed_dataset(dataset, things or [], bundle, out, images, batch, as_json)
+    else:
+        embedding.embed(things or [], bundle, out, plot, as_json)
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`anybind embed`: joint embeddings and their similarities."""
+"""`anybind embed`: joint embeddings and their similarities; those of a data set, for training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import anybind
-from anybind.agent.cli.output import FetchProgress, console, print_json, print_table
+from anybind.agent.cli.output import FetchProgress, console, errors, print_json, print_table
 from anybind.content import Embedding, Image
 from anybind.errors import UserError
 
@@ -16,6 +16,8 @@ def embed(
     things: list[str], bundle: str, out: Path | None, plot: Path | None, as_json: bool
 ) -> None:
     """Embed, write, print the similarity matrix, draw it."""
+    if not things:
+        raise UserError("Say what to embed: files, texts, or a data set with --dataset.")
     if out is not None and out.suffix != ".safetensors":
         raise UserError(f"{out}: embeddings are written as .safetensors.")
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
@@ -57,6 +59,51 @@ def embed(
     for path in (out, plot):
         if path is not None:
             console.print(f"{path} written")
+
+
+def embed_dataset(
+    dataset: Path,
+    things: list[str],
+    bundle: str,
+    out: Path | None,
+    images: Path | None,
+    batch: int,
+    as_json: bool,
+) -> None:
+    """Embed what the records of a data set name, once, for training."""
+    from anybind.agent.cli.caching import BuildProgress
+    from anybind.core_model.training.data.embedding import dataset_config, embed_sources
+    from anybind.core_model.training.data.maker import FeatureMaker
+
+    if things:
+        raise UserError("Embed single things or a data set, not both at once.")
+    if out is None:
+        raise UserError("Say where the features go: --out features.safetensors")
+    if batch < 1:
+        raise UserError(f"A batch has one picture or more, not {batch}.")
+    config = dataset_config(dataset, images)
+    maker = FeatureMaker.of_bundle(bundle, batch, FetchProgress())
+    try:
+        made = embed_sources(
+            config, maker, out, report=lambda line: errors.print(line, style="yellow"),
+            progress=BuildProgress(),
+        )  # fmt: skip
+    finally:
+        maker.close()
+    if as_json:
+        print_json(
+            {
+                "out": str(made.path), "rows": made.rows, "dim": made.dim, "space": made.space,
+                "seconds": round(made.seconds, 2), "resumed": made.resumed, "bad": made.bad,
+                "examples": made.examples,
+            }
+        )  # fmt: skip
+        return
+    again = f", {made.resumed} from an earlier run" if made.resumed else ""
+    console.print(
+        f"{made.path}: {made.rows} embeddings of {made.dim} ({made.space}){again}, {made.bad} bad "
+        f"records, {made.seconds:.1f} s"
+    )
 
 
 def _write(found: list[Embedding], things: list[str], space: str, out: Path) -> None:

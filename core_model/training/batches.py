@@ -182,6 +182,10 @@ class Batcher(Iterator[Batch]):
             size += sum(len(row.tokens) for row in rows)
         if not drawn:
             return False
+        if drawn == _MOST and not pieces:
+            raise UserError(
+                f"Of {drawn} samples none gives a row of {self._max} tokens: {asdict(self.counts)}."
+            )
         plans = self._packed(pieces) if self._packing else self._alike(pieces)
         # Packing sorts by length; what comes when must not depend on it.
         turn = Permutation(len(plans), self._window)

@@ -21,6 +21,9 @@ from anybind.core_model.training.samples import Span
 
 _PLACEHOLDER = re.compile(r"[ \t]*\n?<image>\n?[ \t]*")
 _NO_INPUT = "<noinput>"
+_REQUEST = "New input:"
+"""Behind the last one in a prompt of GPT4Tools stands the request; the format is shown before it."""
+_BEGUN = re.compile(r"\n[ \t]*Thought: Do I need to use a tool\? Yes[ \t]*\n[ \t]*Action:")
 # The result of a tool: behind the header, up to where the model goes on with a thought.
 _OBSERVED = re.compile(
     r"(?:^|\n)[ \t]*Observation:(?P<result>.*?)(?=\n[ \t]*Thought:|\Z)", re.DOTALL
@@ -90,14 +93,23 @@ def gpt4tools(data: bytes, reading: Reading) -> Record:
     """`{"instruction", "input", "output"}`: the whole prompt, and the trace that goes on from it.
 
     In the output stand calls and what the tools gave back. The model is to write the calls, with the
-    header `Observation:` behind which a tool answers, and not the answers: those are muted.
+    header `Observation:` behind which a tool answers, and not the answers: those are muted. Where
+    the prompt ends with calls made before, they are taken over into the reply, muted: at run time
+    a reply goes on from there.
     """
     said = fields(loads(data))
     asked = text(said.get("instruction"), "instruction")
     given = text(said.get("input"), "input", empty=True)
     trace = text(said.get("output"), "output")
-    muted = observations(trace, message=1)
-    return Record((Message("user", asked, input=given), Message("assistant", trace)), muted=muted)
+    begun = ""
+    start = _BEGUN.search(asked, max(asked.rfind(_REQUEST), 0))
+    if start is not None:
+        begun = asked[start.start() :].strip() + "\n"
+        asked = text(asked[: start.start()], "instruction")
+    muted = [Span(1, 0, len(begun))] if begun else []
+    muted += [Span(1, a + len(begun), b + len(begun)) for _, a, b in observations(trace, 1)]
+    messages = (Message("user", asked, input=given), Message("assistant", begun + trace))
+    return Record(messages, muted=tuple(muted))
 
 
 def observations(trace: str, message: int) -> tuple[Span, ...]:
