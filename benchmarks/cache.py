@@ -237,11 +237,9 @@ def plot(results: list[dict[str, Any]], path: Path) -> None:
     for axis, rows in zip(axes[0], sizes, strict=True):
         for r in (r for r in results if r["rows"] == rows):
             area = 20 + 380 * r["bytes_a_row"] / (4 * r["dim"] + 300)
-            axis.scatter(r["ms_single"], r["recall@10"], s=area, alpha=0.6)
-            axis.annotate(
-                f"{r['kind']} ({r['bytes_a_row']:.0f} B/row)", (r["ms_single"], r["recall@10"]),
-                textcoords="offset points", xytext=(6, -10), fontsize=8,
-            )  # fmt: skip
+            label = f"{r['kind']} ({r['bytes_a_row']:.0f} B/row)"
+            axis.scatter(r["ms_single"], r["recall@10"], s=area, alpha=0.6, label=label)
+        axis.legend(fontsize=8, markerscale=0.5, loc="lower right")
         axis.set(
             xscale="log", xlabel="ms a query (one at a time)", ylabel="recall@10",
             title=f"{rows:,} x {results[0]['dim']}", ylim=(0, 1.05),
