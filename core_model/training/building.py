@@ -57,18 +57,14 @@ class Parts:
         }
 
 
-def build_parts(config: TrainConfig, *, uniform: bool = False) -> Parts:
+def build_parts(config: TrainConfig) -> Parts:
     """Build the model of a stage.
-
-    Args:
-        config: The stage.
-        uniform: Frozen weights in float32 too, whatever the precision.
 
     Raises:
         ModelError: files don't fit together.
         UserError: the stage trains what the model doesn't have.
     """
-    dtype = torch.bfloat16 if config.precision == "bf16" and not uniform else torch.float32
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     sources = _sources(config.model)
     base = sources.build.weights["decoder"]
     decoder, report, fields = load_with_fields(

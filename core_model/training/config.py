@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from anybind.core_model.training.data.config import DataConfig
 from anybind.errors import UserError
+from anybind.optional import require
 
 FOLDER = Path(__file__).parent / "configs"
 
@@ -235,8 +236,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: there is none.
     """
-    import yaml
-
+    yaml = require("yaml", "training")
     if not path.is_file():
         raise UserError(f"There is no {path}; shipped configs: {', '.join(shipped())}.")
     try:
@@ -254,8 +254,7 @@ def apply_change(tree: dict[str, Any], change: str) -> None:
     Raises:
         UserError: not "key=value", or the key leads through something that is no table.
     """
-    import yaml
-
+    yaml = require("yaml", "training")
     key, equals, text = change.partition("=")
     if not equals or not all(key.split(".")):
         raise UserError(f"{change!r} is no setting; write for example optimizer.lr=1e-4.")

@@ -19,8 +19,7 @@ def learning_rate(config: OptimizerConfig, done: float) -> float:
 
     Args:
         config: Peak, share of the warm-up, floor.
-        done: Share of the run that lies behind once the step is made, above 0 and up to 1. Counted
-            so, the first step of a warm-up has a rate above 0.
+        done: How far the run has come, 0 to 1.
     """
     done = min(max(done, 0.0), 1.0)
     if done < config.warmup:
