@@ -99,7 +99,7 @@ class Source:
         if not self._order.count:
             raise UserError(f"{self.name} holds no record.")
         self._mine = len(range(self._shard.index, self._order.count, self._shard.count))
-        if not self._mine:
+        if self._order.count < self._shard.count:  # said by all of them alike
             raise UserError(
                 f"{self.name} has {self._order.count} records for {self._shard.count} processes."
             )
