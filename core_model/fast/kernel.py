@@ -115,7 +115,7 @@ def norm_row(row, weight, eps, out):
 
 
 @njit(**_OPTIONS)
-def embed_row(bits, weights, groups, token, row):
+def embed_row(weights, groups, token, row):
     """The embedding of a token, dequantised out of its tile (8 bits)."""
     tile, r = token // 16, token % 16
     for g in range(groups):
@@ -202,147 +202,6 @@ def attend(q, keys, values, low, high, scale, seen, scores, out):
 
 
 @njit(**_OPTIONS)
-def forward(
-    me, threads, sync, isa, bits, sizes, eps, weights, places, norms, biases, tables,
-    tokens, rows, positions, starts, inject, mask, keys, values, scratch, outputs, logits,
-):  # fmt: skip
-    """Token ids to logits; see `decoder.py` for the arguments."""
-    layers, dim, heads, kv_heads, width, ffn, half, has_bias, site, past, time, chunks = sizes
-    cos, sin = tables
-    x, normed, qkv, attended, parts, scores, gates, a, h = scratch
-    base = weights.ctypes.data
-    share = heads // kv_heads
-    scale = types.float32(1.0 / math.sqrt(width))
-    dim_groups, att_groups, ffn_groups = dim // 32, heads * width // 32, ffn // 32
-    q_width, kv_width = heads * width, kv_heads * width
-    qkv_tiles = (q_width + 2 * kv_width + 15) // 16
-    head_place, embedding_place = places[layers, 0], places[layers, 1]
-    end = past + time
-    for m in range(me, rows, threads):
-        embed_row(8, weights[embedding_place:], dim_groups, tokens[m], x[m])
-    for layer in range(layers):
-        # The condition, norm and quantisation: rows. A row stays with its thread since the
-        # barrier behind the last product (or since it was embedded).
-        for m in range(me, rows, threads):
-            if site == 1:
-                vector = inject[(m // time) % inject.shape[0], layer]
-                for d in range(dim):
-                    x[m, d] += vector[d]
-            norm_row(x[m], norms[2 * layer], eps, normed[m])
-            quantise_row(normed[m].ctypes.data, dim_groups, a, m)
-        meet(sync, threads)
-        # Queries, keys and values: tiles.
-        product(
-            me, threads, isa, bits, rows, base + places[layer, 0], qkv_tiles, dim_groups, a,
-            qkv.ctypes.data, qkv.shape[1], 0,
-        )  # fmt: skip
-        meet(sync, threads)
-        # Rotary positions, and into the cache: heads.
-        for unit in range(me, rows * (heads + kv_heads), threads):
-            m, head = unit // (heads + kv_heads), unit % (heads + kv_heads)
-            at = positions[m]
-            part = qkv[m, head * width : (head + 1) * width]
-            if has_bias:
-                for d in range(width):
-                    part[d] += biases[layer, head * width + d]
-            rotate_row(part, cos[at], sin[at], half)
-            if head >= heads:
-                kv, slot, row = head - heads, past + m % time, m // time
-                keys[layer, row, kv, slot] = part
-                value = q_width + kv_width + kv * width
-                for d in range(width):
-                    v = qkv[m, value + d]
-                    if has_bias:
-                        v += biases[layer, value + d]
-                    values[layer, row, kv, slot, d] = v
-        meet(sync, threads)
-        # Attention: heads, and shares of the positions when there are few rows.
-        for unit in range(me, rows * kv_heads * chunks, threads):
-            m, rest = unit // (kv_heads * chunks), unit % (kv_heads * chunks)
-            kv, chunk = rest // chunks, rest % chunks
-            row, slot = m // time, past + m % time
-            first = min(starts[row], slot)
-            last = end if mask.size else slot + 1
-            if mask.size:
-                first = 0
-            count = last - first
-            low, high = first + count * chunk // chunks, first + count * (chunk + 1) // chunks
-            seen = mask[row % mask.shape[0], m % time] if mask.size else mask[0, 0]
-            for head in range(kv * share, (kv + 1) * share):
-                top, total = attend(
-                    qkv[m, head * width : (head + 1) * width], keys[layer, row, kv],
-                    values[layer, row, kv], low, high, scale, seen, scores[me],
-                    parts[m, head, chunk, :width],
-                )  # fmt: skip
-                parts[m, head, chunk, width] = top
-                parts[m, head, chunk, width + 1] = total
-        meet(sync, threads)
-        for m in range(me, rows, threads):
-            for head in range(heads):
-                out = attended[m, head * width : (head + 1) * width]
-                merge(parts[m, head], chunks, width, out)
-            quantise_row(attended[m].ctypes.data, att_groups, a, m)
-        meet(sync, threads)
-        product(
-            me, threads, isa, bits, rows, base + places[layer, 1], dim // 16, att_groups, a,
-            x.ctypes.data, dim, 1,
-        )  # fmt: skip
-        meet(sync, threads)
-        for m in range(me, rows, threads):
-            if site == 2:
-                vector = inject[(m // time) % inject.shape[0], layer]
-                for d in range(dim):
-                    x[m, d] += vector[d]
-            if has_bias:
-                for d in range(dim):
-                    x[m, d] += biases[layer, q_width + 2 * kv_width + d]
-            norm_row(x[m], norms[2 * layer + 1], eps, normed[m])
-            quantise_row(normed[m].ctypes.data, dim_groups, a, m)
-        meet(sync, threads)
-        # Gate and up, 32 columns at a time (4 tiles), and at once their product as int8.
-        gate_at = q_width + 2 * kv_width + dim
-        for unit in range(ffn_groups * me // threads, ffn_groups * (me + 1) // threads):
-            mine = gates[me]
-            product(
-                0, 1, isa, bits, rows,
-                base + places[layer, 2] + unit * 4 * dim_groups * (320 if bits == 4 else 576),
-                4, dim_groups, a, mine.ctypes.data, 64, 0,
-            )  # fmt: skip
-            hq, hs, ht = h
-            for m in range(rows):
-                if has_bias:
-                    for d in range(64):
-                        # 16 gates, 16 ups, 16 gates, 16 ups
-                        column = unit * 32 + (d // 32) * 16 + d % 16
-                        mine[m, d] += biases[layer, gate_at + (d // 16 % 2) * ffn + column]
-                g = m * hs.strides[0] + 4 * unit
-                silu_quantise32(
-                    mine.ctypes.data + m * 256, hq.ctypes.data + m * hq.strides[0] + unit * 64,
-                    hs.ctypes.data + g, ht.ctypes.data + g,
-                )  # fmt: skip
-        meet(sync, threads)
-        product(
-            me, threads, isa, bits, rows, base + places[layer, 3], dim // 16, ffn_groups, h,
-            x.ctypes.data, dim, 1,
-        )  # fmt: skip
-        meet(sync, threads)
-        if has_bias:
-            for m in range(me, rows, threads):
-                for d in range(dim):
-                    x[m, d] += biases[layer, gate_at + 2 * ffn + d]
-    for i in range(me, outputs.size, threads):
-        norm_row(x[outputs[i]], norms[2 * layers], eps, normed[outputs[i]])
-        quantise_row(normed[outputs[i]].ctypes.data, dim_groups, a, i)
-    meet(sync, threads)
-    if outputs.size:
-        product(
-            me, threads, isa, 8, outputs.size, base + head_place, logits.shape[1] // 16,
-            dim_groups, a, logits.ctypes.data, logits.shape[1], 0,
-        )  # fmt: skip
-    meet(sync, threads)
-
-
-@njit(**_OPTIONS)
 def merge(parts, chunks, width, out):
     """Join the shares of one head's attention."""
     top = parts[0, width]
@@ -357,3 +216,183 @@ def merge(parts, chunks, width, out):
             out[d] += weight * parts[c, d]
     for d in range(width):
         out[d] /= total
+
+
+@njit(**_OPTIONS)
+def enter(me, threads, sizes, rows, x, normed, a, weight, eps, inject, layer, given, bias):
+    """Condition and bias onto the stream, its norm, and that as integers: rows."""
+    dim, time = sizes[1], sizes[10]
+    for m in range(me, rows, threads):
+        row = x[m]
+        if given:
+            vector = inject[(m // time) % inject.shape[0], layer]
+            for d in range(dim):
+                row[d] += vector[d]
+        if bias.size:
+            for d in range(dim):
+                row[d] += bias[d]
+        norm_row(row, weight, eps, normed[m])
+        quantise_row(normed[m].ctypes.data, dim // 32, a, m)
+
+
+@njit(**_OPTIONS)
+def place(me, threads, sizes, rows, positions, tables, bias, qkv, keys, values):
+    """Biases and rotary positions; keys and values of a layer into the cache: heads."""
+    _, _, heads, kv_heads, width, _, half, _, _, past, time, _ = sizes
+    cos, sin = tables
+    for unit in range(me, rows * (heads + kv_heads), threads):
+        m, head = unit // (heads + kv_heads), unit % (heads + kv_heads)
+        at = positions[m]
+        part = qkv[m, head * width : (head + 1) * width]
+        if bias.size:
+            for d in range(width):
+                part[d] += bias[head * width + d]
+        rotate_row(part, cos[at], sin[at], half)
+        if head >= heads:
+            kv, slot, row = head - heads, past + m % time, m // time
+            key, value = keys[row, kv, slot], values[row, kv, slot]
+            source = (heads + kv_heads + kv) * width
+            for d in range(width):
+                key[d] = part[d]
+                value[d] = qkv[m, source + d]
+            if bias.size:
+                for d in range(width):
+                    value[d] += bias[source + d]
+
+
+@njit(**_OPTIONS)
+def look(me, threads, sizes, rows, starts, mask, qkv, keys, values, scores, parts):
+    """Attention of a layer: heads, and shares of the positions when there are few rows."""
+    _, _, heads, kv_heads, width, _, _, _, _, past, time, chunks = sizes
+    share = heads // kv_heads
+    scale = types.float32(1.0 / math.sqrt(width))
+    for unit in range(me, rows * kv_heads * chunks, threads):
+        m, rest = unit // (kv_heads * chunks), unit % (kv_heads * chunks)
+        kv, chunk = rest // chunks, rest % chunks
+        row, slot = m // time, past + m % time
+        # A padding query sees itself, or its softmax would be over nothing.
+        first, last = min(starts[row], slot), slot + 1
+        seen = mask[0, 0]
+        if mask.size:
+            first, last = 0, past + time
+            seen = mask[row % mask.shape[0], m % time]
+        count = last - first
+        low, high = first + count * chunk // chunks, first + count * (chunk + 1) // chunks
+        for head in range(kv * share, (kv + 1) * share):
+            out = parts[m, head, chunk]
+            out[width], out[width + 1] = attend(
+                qkv[m, head * width : (head + 1) * width], keys[row, kv], values[row, kv],
+                low, high, scale, seen, scores[me], out[:width],
+            )  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def join(me, threads, sizes, rows, parts, attended, a):
+    """The shares of each head as one, and that as integers: rows."""
+    heads, width, chunks = sizes[2], sizes[4], sizes[11]
+    for m in range(me, rows, threads):
+        for head in range(heads):
+            merge(parts[m, head], chunks, width, attended[m, head * width : (head + 1) * width])
+        quantise_row(attended[m].ctypes.data, heads * width // 32, a, m)
+
+
+@njit(**_OPTIONS)
+def feed(me, threads, isa, bits, sizes, rows, weights, bias, a, mine, h):
+    """Gate and up, 32 columns (4 tiles) at a time, and at once their product as integers."""
+    dim_groups, ffn = sizes[1] // 32, sizes[5]
+    units, size = ffn // 32, 4 * (sizes[1] // 32) * (320 if bits == 4 else 576)
+    hq, hs, ht = h
+    no, yes = types.int64(0), types.int64(1)
+    for unit in range(units * me // threads, units * (me + 1) // threads):
+        product(
+            no, yes, isa, bits, rows, weights + unit * size, types.int64(4), dim_groups, a,
+            mine.ctypes.data, types.int64(64), no,
+        )  # fmt: skip
+        for m in range(rows):
+            if bias.size:
+                for d in range(64):
+                    # 16 gates, 16 ups, 16 gates, 16 ups
+                    mine[m, d] += bias[(d // 16 % 2) * ffn + unit * 32 + (d // 32) * 16 + d % 16]
+            g = m * hs.strides[0] + 4 * unit
+            silu_quantise32(
+                mine.ctypes.data + m * 256, hq.ctypes.data + m * hq.strides[0] + unit * 64,
+                hs.ctypes.data + g, ht.ctypes.data + g,
+            )  # fmt: skip
+
+
+@njit(**_OPTIONS)
+def forward(
+    me, threads, sync, isa, bits, sizes, eps, weights, places, norms, biases, tables,
+    tokens, rows, positions, starts, inject, mask, keys, values, scratch, outputs, logits,
+):  # fmt: skip
+    """Token ids to logits; see `decoder.py` for the arguments."""
+    layers, dim, heads, kv_heads, width, ffn, half, has_bias, site, past, time, chunks = sizes
+    x, normed, qkv, attended, parts, scores, gates, a, h = scratch
+    base = weights.ctypes.data
+    # Typed, or numba would compile `product` once for each constant.
+    no, yes = types.int64(0), types.int64(1)
+    dim_groups, q_width, kv_width = dim // 32, heads * width, kv_heads * width
+    qkv_tiles = (q_width + 2 * kv_width + 15) // 16
+    for m in range(me, rows, threads):
+        embed_row(weights[places[layers, 1] :], dim_groups, tokens[m], x[m])
+    # Where the biases of wo, of w1 and w3, and of w2 begin.
+    wo_at = q_width + 2 * kv_width if has_bias else 0
+    w1_at = wo_at + dim if has_bias else 0
+    w2_at = w1_at + 2 * ffn if has_bias else 0
+    for layer in range(layers):
+        bias = biases[layer] if has_bias else biases[0]
+        # The bias of w2 belongs to the layer before.
+        late = biases[max(layer - 1, 0), w2_at : w2_at + dim * has_bias * min(layer, 1)]
+        enter(
+            me, threads, sizes, rows, x, normed, a, norms[2 * layer], eps, inject, layer,
+            site == 1, late,
+        )  # fmt: skip
+        meet(sync, threads)
+        product(
+            me, threads, isa, bits, rows, base + places[layer, 0], qkv_tiles, dim_groups, a,
+            qkv.ctypes.data, qkv.shape[1], no,
+        )  # fmt: skip
+        meet(sync, threads)
+        place(
+            me, threads, sizes, rows, positions, tables, bias[:wo_at], qkv, keys[layer],
+            values[layer],
+        )  # fmt: skip
+        meet(sync, threads)
+        look(me, threads, sizes, rows, starts, mask, qkv, keys[layer], values[layer], scores, parts)
+        meet(sync, threads)
+        join(me, threads, sizes, rows, parts, attended, a)
+        meet(sync, threads)
+        product(
+            me, threads, isa, bits, rows, base + places[layer, 1], dim // 16, q_width // 32, a,
+            x.ctypes.data, dim, yes,
+        )  # fmt: skip
+        meet(sync, threads)
+        enter(
+            me, threads, sizes, rows, x, normed, a, norms[2 * layer + 1], eps, inject, layer,
+            site == 2, bias[wo_at:w1_at],
+        )  # fmt: skip
+        meet(sync, threads)
+        feed(
+            me, threads, isa, bits, sizes, rows, base + places[layer, 2], bias[w1_at:w2_at], a,
+            gates[me], h,
+        )  # fmt: skip
+        meet(sync, threads)
+        product(
+            me, threads, isa, bits, rows, base + places[layer, 3], dim // 16, ffn // 32, h,
+            x.ctypes.data, dim, yes,
+        )  # fmt: skip
+        meet(sync, threads)
+    for i in range(me, outputs.size, threads):
+        m = outputs[i]
+        if has_bias:
+            for d in range(dim):
+                x[m, d] += biases[layers - 1, w2_at + d]
+        norm_row(x[m], norms[2 * layers], eps, normed[m])
+        quantise_row(normed[m].ctypes.data, dim_groups, a, i)
+    meet(sync, threads)
+    if outputs.size:
+        product(
+            me, threads, isa, types.int64(8), outputs.size, base + places[layers, 0], logits.shape[1] // 16,
+            dim_groups, a, logits.ctypes.data, logits.shape[1], no,
+        )  # fmt: skip
+    meet(sync, threads)
