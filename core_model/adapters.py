@@ -20,8 +20,9 @@ from anybind.core_model.adapter_names import gate_name, ours, released
 from anybind.core_model.bind import BindConfig, BindNetwork
 from anybind.core_model.checkpoints import LoadReport, UnfitError, compare
 from anybind.core_model.checkpoints.tensors import read_safetensors
-from anybind.core_model.llama import LINEARS, Llama
+from anybind.core_model.llama import LINEARS, Llama, RopeLayout
 from anybind.core_model.lora import MergedLinear, equip, merge_lora
+from anybind.core_model.rope_rows import relaid_all
 from anybind.errors import ModelError
 
 FORMAT = "anybind-adapter-1"
@@ -78,6 +79,8 @@ class Adapter:
     base: str = ""
     """Identity of the base, if recorded."""
     report: LoadReport = field(default_factory=lambda: LoadReport(0))
+    layout: RopeLayout = "interleaved"
+    """How the rows of what belongs to wq and wk lie; released adapters have them as Meta has."""
 
     @property
     def base_hint(self) -> str:
@@ -246,7 +249,7 @@ def apply_adapter(decoder: Llama, adapter: Adapter, *, merge: bool = False) -> L
         {n: t.shape for n, t in adapter.decoder.items()},
         {n: shapes[n] for n in adapter.decoder if n in shapes},
     )
-    for layer in decoder.layers:
+    for layer in decoder.blocks:
         for parent in (layer.attention, layer.feed_forward):
             for name in LINEARS:
                 if isinstance(old := getattr(parent, name, None), nn.Linear):
@@ -255,7 +258,8 @@ def apply_adapter(decoder: Llama, adapter: Adapter, *, merge: bool = False) -> L
         layer.attention.config = tuned
     decoder.config = tuned
     weight = decoder.tok_embeddings.weight
-    state = {n: t.to(weight.device, weight.dtype) for n, t in adapter.decoder.items()}
+    rows = relaid_all(c, adapter.decoder, adapter.layout, c.rope_layout)
+    state = {n: t.to(weight.device, weight.dtype) for n, t in rows.items()}
     decoder.load_state_dict(state, strict=False, assign=True)
     decoder.requires_grad_(False).eval()
     if merge and adapter.rank:
@@ -284,6 +288,29 @@ def export_adapter(
     Raises:
         ModelError: the released names can't say it (another injection; merged updates).
     """
+    if decoder is not None and any(isinstance(m, MergedLinear) for m in decoder.modules()):
+        raise ModelError("The updates were merged into the weights; export before merging.")
+    own = ("lora_a", "lora_b", "bias", "norm.weight")
+    state = decoder.state_dict() if decoder is not None else {}
+    tuned = {n: t for n, t in state.items() if n.endswith(own)}
+    if decoder is not None:
+        tuned = relaid_all(decoder.config, tuned, decoder.config.rope_layout, "interleaved")
+    write_released(bind, tuned, path, about=about, base=base)
+
+
+def write_released(
+    bind: BindNetwork,
+    tuned: Mapping[str, Tensor],
+    path: Path,
+    *,
+    about: Mapping[str, Any] | None = None,
+    base: str = "",
+) -> None:
+    """As `export_adapter`, of updates, biases and norms by our names, rows as Meta has them.
+
+    Raises:
+        ModelError: the released names can't say it.
+    """
     from safetensors.torch import save_file
 
     c = bind.config
@@ -295,11 +322,7 @@ def export_adapter(
     tensors = {released(n): t for n, t in bind.state_dict().items() if n != "gate"}
     for i in range(c.n_layers):
         tensors[gate_name(i)] = bind.gate[i].detach().view(1, -1, 1, 1)
-    for name, tensor in (decoder.state_dict() if decoder is not None else {}).items():
-        if name.endswith(("lora_a", "lora_b", "bias", "norm.weight")):
-            tensors[released(name)] = tensor
-    if decoder is not None and any(isinstance(m, MergedLinear) for m in decoder.modules()):
-        raise ModelError("The updates were merged into the weights; export before merging.")
+    tensors |= {released(n): t for n, t in tuned.items()}
     metadata = {"format": FORMAT, "adapter": json.dumps(dict(about or {})), "base_identity": base}
     # Clones: safetensors refuses views that share memory, as the rows of the gate do.
     save_file({n: t.detach().contiguous().clone() for n, t in tensors.items()}, path, metadata)

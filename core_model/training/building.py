@@ -20,6 +20,7 @@ from anybind.core_model.checkpoints.tensors import read_safetensors
 from anybind.core_model.factory import tokenizer_of
 from anybind.core_model.llama import LINEARS, Llama, LlamaConfig
 from anybind.core_model.lora import equip
+from anybind.core_model.rope_rows import relaid_all
 from anybind.core_model.tokenizer import Tokenizer
 from anybind.core_model.training.config import BindSizes, ModelConfig, Trainables, TrainConfig
 from anybind.core_model.training.state import is_run, read_adapter
@@ -77,13 +78,14 @@ def build_parts(config: TrainConfig) -> Parts:
     trainee = Trainee(decoder, adapter.bind, checkpoint=config.activation_checkpointing)
     own |= _equip(decoder, config.trainables)
     free(trainee, config.trainables)
+    exact = relaid_all(decoder.config, adapter.decoder, adapter.layout, decoder.config.rope_layout)
     with torch.no_grad():
         for name, parameter in trainee.named_parameters():
             if not parameter.requires_grad:
                 continue
             # What is trained is held in float32, also where the base is not; of an adapter that
             # was, as it was before it was cast to the base's type.
-            value = adapter.decoder.get(name.removeprefix("decoder."), parameter)
+            value = exact.get(name.removeprefix("decoder."), parameter)
             parameter.data = value.detach().to(torch.float32).clone()
             own |= {name} if name.startswith("decoder.") else set()
     return Parts(

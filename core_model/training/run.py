@@ -84,6 +84,7 @@ class RunFolder:
         return About(
             bind=parts.trainee.bind.config,
             base=parts.identity,
+            layout=parts.trainee.decoder.config.rope_layout,
             decoder=str(parts.base.absolute()),
             tokenizer=str(tokenizer.absolute()) if tokenizer else "",
             chat=parts.chat,

@@ -26,7 +26,7 @@ from torch import Tensor
 from anybind.core_model.adapters import Adapter
 from anybind.core_model.bind import BindConfig, BindNetwork
 from anybind.core_model.checkpoints.tensors import read_safetensors
-from anybind.core_model.llama import LINEARS
+from anybind.core_model.llama import LINEARS, RopeLayout
 from anybind.errors import ModelError, UserError
 
 FORMAT = "anybind-run-1"
@@ -44,6 +44,8 @@ class About:
     bind: BindConfig
     base: str
     """Identity of the decoder's weights."""
+    layout: RopeLayout = "interleaved"
+    """How the rows of its wq and wk lie, and so those of what was trained beside them."""
     decoder: str = ""
     """Where the decoder lay, for export."""
     tokenizer: str = ""
@@ -222,6 +224,7 @@ def read_adapter(path: Path) -> Adapter:
         biases=tuple(n for n in LINEARS if n in biased),
         about={"source": str(path), "stage": known.stage},
         base=known.base,
+        layout=known.layout,
     )
 
 
