@@ -176,22 +176,22 @@ def pack(blocks: Blocks) -> Packed:
     """Tiles of a quantised matrix."""
     rows, cols = blocks.q.shape
     tiles, groups, bits = -(-rows // ROWS), cols // GROUP, blocks.bits
-    full = tiles * ROWS
 
     def padded(x: NDArray[Any]) -> NDArray[Any]:
-        if rows == full:
-            return x
-        return np.concatenate((x, np.zeros((full - rows, x.shape[1]), x.dtype)))
+        missing = -len(x) % ROWS
+        return np.concatenate((x, np.zeros((missing, x.shape[1]), x.dtype))) if missing else x
 
     data = np.empty((tiles, groups, TILE_BYTES[bits]), np.uint8)
-    q = padded(blocks.q).reshape(tiles, ROWS, groups, 8, 4)
-    if bits == 4:
-        q = q[:, :, :, :4] | (q[:, :, :, 4:] << 4)
-    body = data[..., : bits * 64].reshape(tiles, groups, bits, ROWS, 4)
-    body[...] = q.transpose(0, 2, 3, 1, 4)
-    data[..., : bits * 64] = body.reshape(tiles, groups, bits * 64)
-    for i, side in enumerate((blocks.scale, blocks.offset)):
-        turned = padded(side).reshape(tiles, ROWS, groups).transpose(0, 2, 1)
-        at = bits * 64 + 32 * i
-        data[..., at : at + 32] = np.ascontiguousarray(turned).view(np.uint8)
+    step = max(1, _CHUNK // (ROWS * cols))
+    for begin in range(0, tiles, step):
+        part, some = data[begin : begin + step], slice(begin * ROWS, (begin + step) * ROWS)
+        q = padded(blocks.q[some]).reshape(len(part), ROWS, groups, 8, 4)
+        if bits == 4:
+            q = q[:, :, :, :4] | (q[:, :, :, 4:] << 4)
+        turned = np.ascontiguousarray(q.transpose(0, 2, 3, 1, 4))
+        part[..., : bits * 64] = turned.reshape(len(part), groups, bits * 64)
+        for i, side in enumerate((blocks.scale, blocks.offset)):
+            halves = padded(side[some]).reshape(len(part), ROWS, groups).transpose(0, 2, 1)
+            at = bits * 64 + 32 * i
+            part[..., at : at + 32] = np.ascontiguousarray(halves).view(np.uint8)
     return Packed(bits, rows, cols, data)
