@@ -444,6 +444,7 @@ def test_damaged_lists_lose_what_is_damaged_only(tmp_path: Path) -> None:
         file.write_text(text, encoding="utf-8")
         found = read(tmp_path, told, format="alpaca", path="a.json")
         assert (len(found), len(told)) == (count, bad), text
+        assert ("could not be told apart" in "".join(told)) == text.endswith(good[:20])
         assert all(talk(s) == [("user", 'q "} ],[{ \\'), ("assistant", "a")] for s in found)
     for text in ("", "{}", "null", '{"a": 1}\n'):
         file.write_text(text)

@@ -142,7 +142,7 @@ class Source:
             try:
                 return self._read(file, row, number), key
             except BadRecord as error:
-                self.bad(key, str(error))
+                self.bad(key, str(error) + self._lost(file, row))
         return None
 
     def bad(self, key: str, reason: str) -> None:
@@ -239,6 +239,15 @@ class Source:
             return f"{self.files[file].name}, row {row + 1}"
         unit = self._forms[file].unit
         return f"{self.files[file].name}, {unit} {int(self._tables[file][row][2])}"
+
+    def _lost(self, file: int, row: int) -> str:
+        """What to say of a bad record behind which nothing more of its file can be told apart."""
+        if self._rows or self._forms[file].unit == "line":
+            return ""
+        start, end, _ = (int(v) for v in self._tables[file][row])
+        if end < self.files[file].stat().st_size:
+            return ""
+        return f"; {end - start} bytes, to the end of the file, could not be told apart"
 
     def _read(self, file: int, row: int, number: int) -> Record:
         config = self.config
