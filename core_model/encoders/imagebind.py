@@ -302,7 +302,13 @@ class ImageBind(nn.Module):
             UserError: the model does not hold the modality, or the shape is not one of these.
         """
         if isinstance(inputs, Groups):
-            point = self.point_trunk.grouped(inputs.offsets, inputs.centers)
+            trunk = getattr(self, "point_trunk", None)
+            if modality != "point" or not isinstance(trunk, PointTrunk):
+                raise UserError(
+                    f"Groups of points are for the modality point of a Point-BERT; give {modality} "
+                    "to this ImageBind as a tensor."
+                )
+            point = trunk.grouped(inputs.offsets, inputs.centers)
             return self._finish(modality, self.modality_heads["point"](point), 0)
         flat, clips = self._fold(modality, inputs)
         return self._finish(modality, self._raw(modality, flat), clips)

@@ -199,6 +199,20 @@ def test_point_encoder_is_that_of_the_reference(start: int) -> None:
     near(out.scaled, wanted["out"])
 
 
+def test_groups_of_points_are_for_the_transformer_of_points_alone() -> None:
+    config = model().config
+    assert config.point is not None
+    groups = model().point_trunk.group(given("point.in.points"))
+    with pytest.raises(UserError, match="Groups of points"):
+        model()("depth", groups)
+    with torch.device("meta"):
+        hierarchy_of_points = replace(config, point=HierarchyConfig())
+        others = [ImageBind(replace(config, point=None)), ImageBind(hierarchy_of_points)]
+    for other in others:
+        with pytest.raises(UserError, match="as a tensor"):
+            other("point", groups)
+
+
 def test_points_start_at_the_first_row() -> None:
     points = given("point.in.points")
     out = model()("point", points)
