@@ -21,16 +21,17 @@ def encode(part: Embedding) -> bytes:
 
 def decode(path: Path) -> Any:
     """The row [C] of a kept embedding."""
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load_file  # pyright: ignore[reportUnknownVariableType]
 
     return load_file(path)["data"]
 
 
 def whole(part: Embedding, path: Path) -> Embedding:
     """A restored embedding with what its file holds besides the row."""
-    from safetensors import safe_open
+    import safetensors
 
-    with safe_open(path, "np") as file:
+    opened: Any = safetensors.safe_open(path, "np")
+    with opened as file:
         raw = file.get_tensor("raw") if "raw" in list(file.keys()) else None
-        space = (file.metadata() or {}).get("space", "")
-    return replace(part, space=space, raw=raw)
+        metadata: dict[str, str] = file.metadata() or {}
+    return replace(part, space=metadata.get("space", ""), raw=raw)

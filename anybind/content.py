@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image as PILImage  # noqa: F401 (named in the base class of `Image`)
@@ -70,7 +72,9 @@ class Waveform:
 class FrameSource(Protocol):
     """Where the frames and the sound of a film come from; decodes on demand."""
 
-    def walk(self, start: float, end: float) -> Iterator[tuple[float, Callable[[], Any]]]:
+    def walk(
+        self, start: float | Fraction, end: float | Fraction
+    ) -> Iterator[tuple[float, Callable[[], Any]]]:
         """Time in seconds, and a function that gives the frame as uint8 RGB
         [height, width, 3], for each frame shown from `start` on and before `end`, in order."""
         ...
@@ -116,7 +120,7 @@ class Footage:
         for time, show in self.source.walk(0.0, float("inf")):
             yield time, show()
 
-    def between(self, start: float, end: float) -> NDArray[np.uint8]:
+    def between(self, start: float | Fraction, end: float | Fraction) -> NDArray[np.uint8]:
         """The frames with `start` <= time < `end`, uint8 [time, height, width, 3]; may be none.
 
         The film is sought, not decoded from its beginning.
@@ -126,7 +130,7 @@ class Footage:
         """
         return self._stack(self._shown(self.source.walk(start, end)))
 
-    def pick(self, start: float, end: float, count: int) -> NDArray[np.uint8]:
+    def pick(self, start: float | Fraction, end: float | Fraction, count: int) -> NDArray[np.uint8]:
         """`count` frames evenly from those of `between`, first and last included
         [count, height, width, 3]; frames repeat where there are fewer. [0, ...] if there are none.
 
@@ -188,7 +192,9 @@ class _Held:
     def __init__(self, frames: NDArray[np.uint8], rate: float, audio: Waveform | None) -> None:
         self._frames, self._rate, self._audio = frames, rate, audio
 
-    def walk(self, start: float, end: float) -> Iterator[tuple[float, Callable[[], Any]]]:
+    def walk(
+        self, start: float | Fraction, end: float | Fraction
+    ) -> Iterator[tuple[float, Callable[[], Any]]]:
         for number in range(len(self._frames)):
             time = number / self._rate
             if start <= time < end:

@@ -74,12 +74,13 @@ def _short(label: str) -> str:
 
 
 def _thumbnail(axes: Any, picture: PILImage, row: int) -> None:
+    import numpy as np
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
     small = picture.copy()
     small.thumbnail((_THUMBNAIL, _THUMBNAIL))
     # 28 points high whatever the shape, left of the cells.
-    box = OffsetImage(small, zoom=28 / max(small.size) * 100 / 72)
+    box = OffsetImage(np.asarray(small), zoom=28 / max(small.size) * 100 / 72)
     axes.add_artist(
         AnnotationBbox(
             box, (-0.5, row), xybox=(-18, 0), boxcoords="offset points", frameon=False,

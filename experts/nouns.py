@@ -209,7 +209,7 @@ class NounPhrases:
             if not tokens:
                 continue
             tree = self._parser.parse([(index, token.tag) for index, token in enumerate(tokens)])
-            for phrase in tree.subtrees(lambda node: node.label() == "NP"):
+            for phrase in tree.subtrees(_is_noun_phrase):
                 inside = [index for index, _ in phrase.leaves()]
                 chunk = _chunk(text, [tokens[index] for index in inside])
                 if chunk is None or _is_preposition(tokens, inside):
@@ -237,6 +237,10 @@ _PRONOUNS = frozenset({
 _PLACED = frozenset({"front", "top", "back", "spite", "lieu", "terms", "case"})
 """Nouns of "in front of" and its like; only without a determiner."""
 _DROPPED = ("DT", "PDT", "PRP$", "WP$", "CD")
+
+
+def _is_noun_phrase(node: Any) -> bool:
+    return node.label() == "NP"
 
 
 def _sure(word: str, tag: str) -> str:

@@ -21,7 +21,7 @@ from anybind.optional import require
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from whisper.model import Whisper
+    from whisper.model import Whisper  # pyright: ignore[reportMissingTypeStubs]
 
 RATE = 16_000
 

@@ -25,7 +25,8 @@ class LateDDIM(DDIMScheduler):
         self, num_inference_steps: int, device: str | torch.device | None = None
     ) -> None:
         """The timesteps of a whole run, less those before the start."""
-        super().set_timesteps(num_inference_steps, device)
+        # diffusers annotates `device` without the None that is its default.
+        super().set_timesteps(num_inference_steps, device)  # pyright: ignore[reportArgumentType]
         steps = max(1, round(num_inference_steps * self.strength))
         self.timesteps = self.timesteps[num_inference_steps - steps :]
 

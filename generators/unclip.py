@@ -82,7 +82,8 @@ class UnclipGenerator:
             size: Side in pixels that the result is enlarged to (Lanczos); 0 keeps it.
         """
         self.space = space
-        self._pipeline = pipeline
+        # Schedulers and results of diffusers are of many classes; its types name the least of them.
+        self._pipeline: Any = pipeline
         self._own_text = pipeline.text_encoder is not None
         self._text_encoder = text_encoder
         self._starts = starts
@@ -95,9 +96,9 @@ class UnclipGenerator:
                 f"{text_encoder.space!r}."
             )
         if self._strength < 1.0:
-            late = LateDDIM.from_config(pipeline.scheduler.config)
+            late: Any = LateDDIM.from_config(self._pipeline.scheduler.config)
             late.strength = self._strength
-            pipeline.scheduler = late
+            self._pipeline.scheduler = late
         pipeline.set_progress_bar_config(disable=True)
 
     @classmethod

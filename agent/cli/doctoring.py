@@ -223,7 +223,8 @@ def merge_delta(base: Path, delta: Path, target: Path) -> None:
                 run_converter(registry().converters["llama-meta"], source, made)
                 source = made
             ready.append(source)
-        identity = merge(*ready, target)
+        full_base, full_delta = ready
+        identity = merge(full_base, full_delta, target)
         tokenizer = Path(scratch) / "tokenizer.model"
         if tokenizer.exists() and not (target.parent / tokenizer.name).exists():
             tokenizer.rename(target.parent / tokenizer.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anybind.errors import UserError
 from anybind.media.arrays import is_array, read_array
@@ -32,7 +32,8 @@ def decode_depth(
     """
     import numpy as np
 
-    raw = _array(data, label, caps) if is_array(data) else _picture(data, label, caps)
+    raw: NDArray[Any] = _array(data, label, caps) if is_array(data) else _picture(data, label, caps)
+    metres: NDArray[np.float32]
     if raw.dtype.kind == "f":
         if sunrgbd:
             raise UserError(f"{label} holds floats; the encoding sunrgbd is of 16-bit pictures.")

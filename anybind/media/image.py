@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from anybind.errors import UserError
@@ -26,7 +25,7 @@ def decode_image(data: bytes, label: str, caps: Caps = CAPS) -> PILImage:
     return rgb_of(data, label, caps, FORMATS)
 
 
-def rgb_of(data: bytes, label: str, caps: Caps, formats: Sequence[str]) -> PILImage:
+def rgb_of(data: bytes, label: str, caps: Caps, formats: tuple[str, ...]) -> PILImage:
     """`decode_image` for a list of Pillow's formats."""
     try:
         return rgb(open_checked(data, label, caps, formats))
@@ -38,7 +37,7 @@ def rgb_of(data: bytes, label: str, caps: Caps, formats: Sequence[str]) -> PILIm
         ) from error
 
 
-def open_checked(data: bytes, label: str, caps: Caps, formats: Sequence[str]) -> PILImage:
+def open_checked(data: bytes, label: str, caps: Caps, formats: tuple[str, ...]) -> PILImage:
     """A picture whose header was read and whose size is within the caps; not decoded yet.
 
     Raises:

@@ -129,5 +129,6 @@ def _timed(readings: NDArray[np.float64], time: NDArray[np.float64], label: str)
         )
     even = time[0] + step * np.arange(len(time))
     if float(np.abs(time - even).max()) > _JITTER * step:
-        readings = np.stack([np.interp(even, time, c) for c in readings.T], axis=1)
+        columns: list[NDArray[np.float64]] = [np.interp(even, time, c) for c in readings.T]
+        readings = np.stack(columns, axis=1)
     return Motion(np.ascontiguousarray(readings, dtype=np.float32), rate)

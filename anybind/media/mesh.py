@@ -127,11 +127,11 @@ def on_surface(
     a, b, c = (corners[index[:, i]] for i in range(3))
     with np.errstate(all="ignore"):
         areas = np.linalg.norm(np.cross(b - a, c - a), axis=1)
-        upto = np.cumsum(areas)
+        upto: NDArray[np.float64] = np.cumsum(areas)
     if not len(upto) or not np.isfinite(upto[-1]) or upto[-1] <= 0:
         raise UserError(f"{label} is a mesh without a surface (no area, or corners not finite).")
     rng = np.random.default_rng(0)
-    chosen = np.searchsorted(upto, rng.random(SURFACE_POINTS) * upto[-1], side="right")
-    chosen = np.minimum(chosen, len(index) - 1)
+    drawn: NDArray[np.float64] = rng.random(SURFACE_POINTS) * upto[-1]
+    chosen = np.minimum(np.searchsorted(upto, drawn, side="right"), len(index) - 1)
     root, v = np.sqrt(rng.random((SURFACE_POINTS, 1))), rng.random((SURFACE_POINTS, 1))
     return (1 - root) * a[chosen] + root * (1 - v) * b[chosen] + root * v * c[chosen]

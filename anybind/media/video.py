@@ -8,7 +8,7 @@ play lists and other formats that name further files are not followed.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -88,7 +88,9 @@ class Film:
 
     # ------------------------------------------------------------ what content.FrameSource asks
 
-    def walk(self, start: float, end: float) -> Iterator[tuple[float, Callable[[], Any]]]:
+    def walk(
+        self, start: float | Fraction, end: float | Fraction
+    ) -> Iterator[tuple[float, Callable[[], Any]]]:
         """Times and frames from `start` on and before `end`; see `anybind.content.FrameSource`."""
         with self._opened() as container:
             stream = self._pictures(container)
@@ -147,7 +149,7 @@ class Film:
     # ------------------------------------------------------------ PyAV
 
     @contextmanager
-    def _opened(self) -> Iterator[Any]:
+    def _opened(self) -> Generator[Any]:
         av: Any = require("av", "video")
         limit = {"max_pixels": str(self._caps.video_pixels)}
         try:
@@ -191,7 +193,7 @@ class Film:
         if flush:
             yield None
 
-    def _sought(self, container: Any, stream: Any, start: float) -> Iterator[Any] | None:
+    def _sought(self, container: Any, stream: Any, start: float | Fraction) -> Iterator[Any] | None:
         """Frames from a key frame at or before `start`; None if the file can't be sought."""
         try:
             target = int((Fraction(start) + self._origin) / stream.time_base)
@@ -215,7 +217,7 @@ class Film:
         return chain()
 
     def _between(
-        self, frames: Iterator[Any], stream: Any, start: float, end: float
+        self, frames: Iterator[Any], stream: Any, start: float | Fraction, end: float | Fraction
     ) -> Iterator[tuple[float, Callable[[], Any]]]:
         last = Fraction(-1)
         for frame in frames:
@@ -301,8 +303,7 @@ def encode_video(footage: Footage) -> tuple[bytes, str]:
         sound = footage.audio
         track = None
         if sound is not None:
-            layout = {1: "mono", 2: "stereo"}.get(len(sound.samples), f"{len(sound.samples)}c")
-            track = container.add_stream("pcm_f32le", rate=sound.rate, layout=layout)
+            track = container.add_stream("pcm_f32le", rate=sound.rate, layout=_layout(sound))
         for _, pixels in footage:
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             container.mux(pictures.encode(frame))
@@ -311,15 +312,20 @@ def encode_video(footage: Footage) -> tuple[bytes, str]:
             raise UserError("A film without frames can't be kept.")
         container.mux(pictures.encode())
         if sound is not None and track is not None:
-            _mux_sound(av, container, track, sound, layout)
+            _mux_sound(av, container, track, sound)
     return stream.getvalue(), "video/x-matroska"
 
 
-def _mux_sound(av: Any, container: Any, track: Any, sound: Waveform, layout: str) -> None:
+def _layout(sound: Waveform) -> str:
+    """FFmpeg's name of as many channels."""
+    return {1: "mono", 2: "stereo"}.get(len(sound.samples), f"{len(sound.samples)}c")
+
+
+def _mux_sound(av: Any, container: Any, track: Any, sound: Waveform) -> None:
     import numpy as np
 
     interleaved = np.ascontiguousarray(sound.samples.T.reshape(1, -1))
-    frame = av.AudioFrame.from_ndarray(interleaved, format="flt", layout=layout)
+    frame = av.AudioFrame.from_ndarray(interleaved, format="flt", layout=_layout(sound))
     frame.sample_rate = sound.rate
     frame.pts = 0
     container.mux(track.encode(frame))
