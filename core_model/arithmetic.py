@@ -54,4 +54,5 @@ class Arithmetic:
         Raises:
             UserError: `t` lies outside 0..1, the two are opposite, or live in different spaces.
         """
-        return mixing.interpolate(*self.embeddings(a, b), t, spherical=spherical)
+        first, second = self.embeddings(a, b)
+        return mixing.interpolate(first, second, t, spherical=spherical)

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from anybind.core_model.llama import LlamaConfig
+
+class CacheSizes(Protocol):
+    """What a cache has to know of a decoder; `LlamaConfig` says it."""
+
+    @property
+    def n_layers(self) -> int: ...
+
+    @property
+    def n_kv_heads(self) -> int: ...
+
+    @property
+    def head_dim(self) -> int: ...
 
 
 class KVCache:
@@ -19,7 +29,7 @@ class KVCache:
 
     def __init__(
         self,
-        config: LlamaConfig,
+        config: CacheSizes,
         batch: int,
         capacity: int,
         *,

@@ -20,6 +20,7 @@ from anybind.contracts import Delta, Finish, Message, Profile, Sampling
 from anybind.core_model.bind import BindNetwork
 from anybind.core_model.decoder import Decoder
 from anybind.core_model.grammar import GrammarEngine, Held
+from anybind.core_model.llama import Site
 from anybind.core_model.prefix import PrefixStore, Slot
 from anybind.core_model.prompts import LAYOUTS, Renderer
 from anybind.core_model.sampling import StopCutter, choose
@@ -296,7 +297,7 @@ class InjectedLanguageModel:
         return sampling.stop if sampling.grammar else (*sampling.stop, *self.layout.stops)
 
     @property
-    def _site(self) -> str:
+    def _site(self) -> Site:
         return self.bind.config.injection if self.bind is not None else "residual"
 
     def _encode(self, prompt: str) -> list[int]:

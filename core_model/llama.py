@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -260,6 +260,11 @@ class Llama(nn.Module):
         self.register_buffer("sin", angles.sin().float(), persistent=False)
 
     @property
+    def blocks(self) -> list[Block]:
+        """The layers, as what they are."""
+        return [cast(Block, layer) for layer in self.layers]
+
+    @property
     def device(self) -> torch.device:
         """Where the weights lie."""
         return self.tok_embeddings.weight.device
@@ -282,7 +287,7 @@ class Llama(nn.Module):
         return torch.stack(
             [
                 layer.attention.condition(vectors[:, i], gates[i])
-                for i, layer in enumerate(self.layers)
+                for i, layer in enumerate(self.blocks)
             ],
             1,
         )

@@ -142,10 +142,11 @@ def _combined(
     data = sum(s * e.data for s, e in zip(shares, embeddings, strict=True))
     data = _unit(np.asarray(data)) if unit else data
     raw = None
-    if all(e.raw is not None for e in embeddings):
+    raws = [e.raw for e in embeddings if e.raw is not None]
+    if len(raws) == len(embeddings):
         parts = [
-            s / raw_divisors.get(_modality(e), 1.0) * e.raw
-            for s, e in zip(shares, embeddings, strict=True)
+            s / raw_divisors.get(_modality(e), 1.0) * r
+            for s, e, r in zip(shares, embeddings, raws, strict=True)
         ]
         raw = np.asarray(sum(parts), dtype=np.float32)
     sources = tuple(name for e in embeddings for name in e.provenance.sources)

@@ -68,7 +68,7 @@ def stream_safetensors(
         ValueError: a type that the format does not know, or a tensor that is not as planned.
     """
     text = _header(plan, metadata)
-    left = list(reversed(plan))
+    left = list(plan)[::-1]
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
@@ -81,7 +81,7 @@ def stream_safetensors(
                         f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not as planned"
                     )
                 plain = tensor.detach().cpu().contiguous().reshape(-1)
-                file.write(memoryview(plain.view(torch.uint8).numpy()))
+                file.write(plain.view(torch.uint8).numpy().data)
             if left:
                 raise ValueError(f"{left[-1]} was never given")
         os.replace(part, path)

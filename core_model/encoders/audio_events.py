@@ -69,11 +69,11 @@ class WindowFeatures:
     """
 
     def __init__(self, encoder: AudioEncoder, layers: Sequence[int]) -> None:
-        self.encoder = encoder
+        self.encoder: Any = encoder  # its blocks and positions are typed as less than they are
         self.layers = tuple(layers)
         self.mels: Tensor = require("whisper.audio", "speech").mel_filters("cpu", 80)
-        if not self.layers or not set(self.layers) <= set(range(len(encoder.blocks) + 1)):
-            raise ModelError(f"layers {self.layers} are not among 0..{len(encoder.blocks)}")
+        if not self.layers or not set(self.layers) <= set(range(len(self.encoder.blocks) + 1)):
+            raise ModelError(f"layers {self.layers} are not among 0..{len(self.encoder.blocks)}")
 
     @property
     def size(self) -> int:
@@ -125,6 +125,9 @@ class WindowFeatures:
 
 class EventHead(nn.Module):
     """Standardised features through one hidden layer into the joint space: [B, F] to [B, C]."""
+
+    mean: Tensor
+    scale: Tensor
 
     def __init__(self, size: int, hidden: int, dim: int) -> None:
         super().__init__()

@@ -138,6 +138,7 @@ class GroupEncoder(nn.Module):
         # The next map sees [maximum over the group, point]. The maximum is the same for all points
         # of a group, so its half of the map is taken once a group instead of once a point.
         mix = self.second_conv[0]
+        assert isinstance(mix, nn.Conv1d)
         whole, single = mix.weight[:, :, 0].chunk(2, 1)
         x = F.linear(x, single) + F.linear(x.amax(1), whole, mix.bias)[:, None]
         x = _each(self.second_conv[3], F.relu(self.second_conv[1](x.flatten(0, 1))))

@@ -81,7 +81,7 @@ def clip_crops(frames: Tensor, *, crops: int = 3, size: int = 224) -> Tensor:
     if crops not in (1, 3):
         raise ValueError(f"crops are 1 or 3, not {crops}")
     pixels = frames.permute(3, 0, 1, 2).float() / 255.0
-    height, width = scaled_sides(*pixels.shape[-2:], size)
+    height, width = scaled_sides(pixels.shape[-2], pixels.shape[-1], size)
     pixels = normalise(F.interpolate(pixels, (height, width), mode="bilinear", align_corners=False))
     top, left = math.ceil((height - size) / 2), math.ceil((width - size) / 2)
     places = [(top, left)]

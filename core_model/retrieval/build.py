@@ -163,8 +163,9 @@ def _finish(
     rows: NDArray[Any], labels: Sequence[str], out: Path, building: Path, space: str,
     origin: dict[str, Any], options: Options, progress: Progress | None, started: float,
 ) -> Report:  # fmt: skip
+    count, dim = rows.shape
     made: Plan = plan(
-        *rows.shape, options.memory_bytes, kind=options.kind, rows_file=options.rows_file
+        count, dim, options.memory_bytes, kind=options.kind, rows_file=options.rows_file
     )
     write_index(rows, made, building / folders.INDEX, progress, options.seed)
     if made.keep_rows:
@@ -179,7 +180,7 @@ def _finish(
             os.replace(building / name, out / name)
     remember(out / folders.INDEX)
     meta = folders.Meta(
-        space=space, count=len(rows), dim=rows.shape[1], plan=made, source=origin,
+        space=space, count=count, dim=dim, plan=made, source=origin,
         labels=bool(labels), rows=made.keep_rows,
     )  # fmt: skip
     meta.write(out)

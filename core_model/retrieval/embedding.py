@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def embed_pictures(
     batch: int = 16,
     bad_limit: int = 100,
     progress: Progress | None = None,
-) -> Iterator[Embedded]:
+) -> Generator[Embedded]:
     """Embed what is not embedded yet into `folder`; yields the result once, holding the lock.
 
     Raises:

@@ -73,7 +73,7 @@ def inspect(path: Path, *, deep: bool = False) -> IndexFile:
 class _Walk(Walk):
     """The kinds of index, each a method that steps over one."""
 
-    places: NDArray[np.generic] | None = None
+    places: NDArray[np.integer] | None = None
     """The direct map, until its lists are seen."""
 
     # ------------------------------------------------------------ indexes
@@ -223,17 +223,17 @@ class _Walk(Walk):
         return replace(head, kinds=("hnsw", *inner.kinds), exact=inner.exact)
 
     def graph(
-        self, rows: int, ends: NDArray[np.generic], levels: NDArray[np.generic],
-        offsets: NDArray[np.generic], start: int, links: int, entry: int, top: int,
+        self, rows: int, ends: NDArray[np.integer], levels: NDArray[np.integer],
+        offsets: NDArray[np.integer], start: int, links: int, entry: int, top: int,
     ) -> None:  # fmt: skip
         """Every row has the links that its level says, and they point at rows."""
         if rows == 0:
             return
-        high, low = int(levels.max()), int(levels.min())  # type: ignore[arg-type]
+        high, low = int(levels.max()), int(levels.min())
         if low < 1 or high >= len(ends) or entry < 0 or top != high - 1:
             self.bad("a level lies outside")
         per_row = ends[levels]
-        if offsets[0] != 0 or offsets[-1] != links or (np.diff(offsets) != per_row).any():  # type: ignore[operator]
+        if offsets[0] != 0 or offsets[-1] != links or (np.diff(offsets) != per_row).any():
             self.bad("the offsets contradict the levels")
         if int(levels[entry]) != high:
             self.bad("the entry point is not on the highest level")
@@ -241,10 +241,10 @@ class _Walk(Walk):
         wrong = links and (int(table.max()) >= rows or int(table.min()) < -1)
         # A link on level l must lead to a row that lives on level l.
         for level in range(1, high) if not wrong else ():
-            here = np.nonzero(levels > level)[0]  # type: ignore[operator]
-            spans = offsets[here][:, None] + np.arange(ends[level], ends[level + 1])  # type: ignore[operator]
+            here = np.nonzero(levels > level)[0]
+            spans = offsets[here][:, None] + np.arange(ends[level], ends[level + 1])
             to = table[spans.astype(np.int64)]
-            wrong = wrong or bool((levels[to[to >= 0]] <= level).any())  # type: ignore[operator]
+            wrong = wrong or bool((levels[to[to >= 0]] <= level).any())
         del table
         if wrong:
             self.bad("a link leads to no row")
@@ -269,10 +269,10 @@ class _Walk(Walk):
             self.vector(8, expected, "the direct map")
         return replace(head, lists=lists, direct_map=bool(kind))
 
-    def direct(self, places: NDArray[np.generic], rows: int, lists: int) -> None:
+    def direct(self, places: NDArray[np.integer], rows: int, lists: int) -> None:
         if len(places) != rows:
             self.bad("the direct map is not one entry a row")
-        if rows and (int(places.min()) < -1 or int((places >> 32).max()) >= lists):  # type: ignore[arg-type,operator]
+        if rows and (int(places.min()) < -1 or int((places >> 32).max()) >= lists):
             self.bad("the direct map leads to no list")
         self.places = places
 
@@ -317,8 +317,8 @@ class _Walk(Walk):
         sizes[pairs[::2]] = pairs[1::2]
         return sizes
 
-    def ids(self, ids: NDArray[np.generic], rows: int, what: str) -> None:
-        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= max(rows, 1)):  # type: ignore[arg-type]
+    def ids(self, ids: NDArray[np.integer], rows: int, what: str) -> None:
+        if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= max(rows, 1)):
             self.bad(f"{what} names rows outside 0..{rows - 1}")
 
     def quantizer(self, dim: int) -> int:

@@ -197,7 +197,8 @@ def _members(
                 member = tar.next()
                 if member is None:
                     return
-                tar.members = []  # it would keep every header; millions of them
+                # It would keep every header; millions of them. (typeshed leaves the attribute out.)
+                tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
                 if member.offset <= last or member.size < 0:
                     raise UserError("its headers lead in a circle")
                 last = member.offset

@@ -62,7 +62,7 @@ class Walk:
         self.take(count * width)
         return count
 
-    def numbers(self, dtype: str, count: int | None = None) -> NDArray[np.generic]:
+    def numbers(self, dtype: str, count: int | None = None) -> NDArray[np.integer]:
         """The entries of a vector, copied (only small ones, or with `deep`)."""
         width = np.dtype(dtype).itemsize
         n = self.one("Q") if count is None else count
