@@ -245,6 +245,66 @@ def cache_search(
     caching.search(folder, queries, bundle, k, as_json)
 
 
+@app.command()
+def train(
+    config: Annotated[
+        str | None, typer.Argument(help="A YAML file, or the name of a shipped one (see --list).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run (default: runs/CONFIG).")
+    ] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Only say what it would take: parameters, tokens, memory, time.")
+    ] = False,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="Set a value: optimizer.lr=1e-4; repeat.")
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="The configs that ship.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a stage; several processes by: accelerate launch -m anybind.agent.cli train CONFIG."""
+    from anybind.agent.cli import training
+
+    if list_:
+        training.stages(as_json)
+    elif config is None:
+        raise typer.BadParameter("give a CONFIG, or --list")
+    else:
+        training.train(config, out, resume, dry_run, change or [], as_json)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="A run, or one of its checkpoints.")],
+    kind: Annotated[str, typer.Option("--as", help="adapter, bind, hf, gguf or merged.")],
+    out: Annotated[Path, typer.Option(help="The file (adapter, bind) or folder to write.")],
+    decoder: Annotated[
+        Path | None, typer.Option(help="The base, if it lies elsewhere than in training.")
+    ] = None,
+    condition: Annotated[
+        Path | None, typer.Option(help="For gguf: embeddings, each to become a control vector.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write what a run trained: released names, bind network, Hugging Face, GGUF, merged."""
+    from anybind.agent.cli import training
+
+    training.export(run, kind, out, decoder, condition, as_json)
+
+
+@app.command()
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs.")],
+    out: Annotated[Path, typer.Option(help="The picture (png, svg, pdf).")] = Path("curves.png"),
+    as_json: Json = False,
+) -> None:
+    """Draw loss, gates and gradients of runs."""
+    from anybind.agent.cli import training
+
+    training.plot(runs, out, as_json)
+
+
 @app.callback(invoke_without_command=True)
 def root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,

@@ -94,6 +94,29 @@ def build_parts(config: TrainConfig) -> Parts:
     )  # fmt: skip
 
 
+def build_hollow(config: TrainConfig) -> Trainee:
+    """The module of a stage without its tensors, by `model.shape`: what can be counted of it.
+
+    Raises:
+        UserError: the config gives no sizes.
+    """
+    shape = config.model.shape
+    if shape is None:
+        raise UserError("Without the decoder's file a dry run needs its sizes: model.shape.")
+    sizes = shape.model_dump(exclude={"joint_dim", "hidden_dim", "n_kv_heads"})
+    kv = shape.n_kv_heads or shape.n_heads
+    dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
+    bind = config.model.bind or BindSizes(
+        joint_dim=shape.joint_dim or shape.dim, hidden_dim=shape.hidden_dim or 4 * shape.dim
+    )
+    with torch.device("meta"):
+        decoder = Llama(LlamaConfig(**sizes, n_kv_heads=kv, context_length=1)).to(dtype)
+        trainee = Trainee(decoder, _new_bind(bind, decoder.config, 0))
+        _equip(decoder, config.trainables)
+    free(trainee, config.trainables)
+    return trainee
+
+
 # ---------------------------------------------------------------- what it starts from
 
 
@@ -209,7 +232,7 @@ def _equip(decoder: Llama, trainables: Trainables) -> set[str]:
     """Give a decoder room for what is to be trained, in place; names of what was added."""
     before = {f"decoder.{n}" for n, _ in decoder.named_parameters()}
     rank = trainables.lora.rank if "lora" in trainables.groups else 0
-    on = trainables.lora.on if rank else ()
+    on = trainables.lora.linears if rank else ()
     biases = trainables.biases if "biases" in trainables.groups else ()
     old = decoder.config
     torch.manual_seed(1)  # of the first factors of the updates
@@ -260,7 +283,7 @@ def free(trainee: Trainee, trainables: Trainables) -> None:
         if group == "biases":
             wanted = wanted and name.split(".")[-2] in trainables.biases
         if group == "lora":
-            wanted = wanted and name.split(".")[-2] in trainables.lora.on
+            wanted = wanted and name.split(".")[-2] in trainables.lora.linears
         parameter.requires_grad_(wanted)
         found |= {group} if wanted else set()
     if missing := [g for g in trainables.groups if g not in found]:

@@ -45,6 +45,19 @@ class BindSizes(Strict):
     first_layer: Annotated[int, Field(ge=0)] = 0
 
 
+class ShapeConfig(Strict):
+    """Sizes of a decoder and of the bind network in `init`, for `--dry-run` without their files."""
+
+    vocab_size: Count
+    dim: Count
+    n_layers: Count
+    n_heads: Count
+    n_kv_heads: Count | None = None
+    ffn_dim: Count
+    joint_dim: Count | None = None
+    hidden_dim: Count | None = None
+
+
 class ModelConfig(Strict):
     """Where the parts of the model come from."""
 
@@ -64,6 +77,7 @@ class ModelConfig(Strict):
     (what the bundle has). None begins with a new bind network."""
     bind: BindSizes | None = None
     """A new bind network; only without `init`."""
+    shape: ShapeConfig | None = None
     check_base: bool = True
     """Refuse an `init` that was trained with another decoder."""
 
@@ -84,7 +98,7 @@ class LoraConfig(Strict):
     """Low-rank updates of the decoder."""
 
     rank: Count = 16
-    on: tuple[Linear, ...] = _LINEARS
+    linears: tuple[Linear, ...] = _LINEARS
 
 
 class Trainables(Strict):

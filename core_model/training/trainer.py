@@ -56,6 +56,8 @@ class Outcome:
     checkpoint: Path | None
     stopped: bool = False
     """It was told to stop and can be gone on with."""
+    data: dict[str, Any] | None = None
+    """What the sources gave and what of it was bad."""
 
 
 def train(
@@ -98,6 +100,8 @@ def train(
         folder.begin(config, parts)
     try:
         outcome = _Loop(config, folder, parts, opened, accelerator).run(resume, live)
+        if isinstance(opened, StageBatches):
+            outcome = replace(outcome, data=opened.summary())
     finally:
         if isinstance(opened, StageBatches):
             opened.close()
