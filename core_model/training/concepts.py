@@ -11,6 +11,7 @@ is the one in timm (Apache-2.0).
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,11 +106,23 @@ def wordnet(dict_folder: Path) -> Any:
     if str(dict_folder) not in nltk.data.path:
         nltk.data.path.append(str(dict_folder))
 
+    counts: dict[str, int] = {}
+    for line in (dict_folder / "index.sense").read_text("utf-8").splitlines():
+        key, _, _, count = line.split()
+        if count != "0":
+            counts[key] = int(count)
+
     class Reader(WordNetCorpusReader):  # type: ignore[misc]
         def map_wn(self, version: str = "wordnet") -> None:
             """No mapping between WordNet versions: that would need a second corpus."""
 
-    return Reader(str(dict_folder), omw_reader=None)
+        def lemma_count(self, lemma: Any) -> int:
+            """From `index.sense`, which every release has; NLTK wants `cntlist.rev`."""
+            return counts.get(lemma.key(), 0)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The multilingual functions", UserWarning)
+        return Reader(str(dict_folder), omw_reader=None)
 
 
 def concepts(reader: Any, offsets: Iterable[str]) -> list[Concept]:

@@ -16,7 +16,7 @@ _UNCOUNTED = frozenset(
     lettuce celery spinach cabbage asparagus ginger mistletoe ivy wheat barley flour paper money
     cash gold silver copper cotton silk lace leather luggage equipment machinery weather sunshine
     traffic hair mail software champagne whiskey vodka lemonade porridge toast pasta
-    makeup mascara lipstick sunscreen perfume soap shampoo toothpaste karate judo tennis
+    makeup powder mascara lipstick sunscreen perfume soap shampoo toothpaste karate judo tennis
     football soccer basketball volleyball baseball golf badminton rugby hockey cricket""".split()
 )
 _PLURAL = frozenset(
@@ -40,7 +40,7 @@ _IRREGULAR = {
     "dice": "dice", "moose": "moose", "swine": "swine", "spacecraft": "spacecraft",
 }  # fmt: skip
 _VOWEL = re.compile(
-    r"(?!(?:uni|use|usu|uku|eu|one\b|once\b|ut[ei]))[aeiou]|(?:hour|honest|heir)", re.I
+    r"(?!(?:uni|use|usu|usb|uku|eu|one\b|once\b|ut[ei]))[aeiou]|(?:hour|honest|heir)", re.I
 )
 
 
