@@ -27,8 +27,11 @@ import torch
 from PIL import Image
 
 from anybind.assembly import Assembly
-from anybind.core_model.bind import BindConfig, BindNetwork
+from anybind.core_model.adapters import load_bind
+from anybind.core_model.bind import BindNetwork
+from anybind.core_model.checkpoints import load_with_fields
 from anybind.core_model.prompts import LAYOUTS
+from anybind.core_model.tokenizer import from_gguf
 from anybind.core_model.training.batches import Batcher
 from anybind.core_model.training.data import FeatureMaker, Mixer, open_sources
 from anybind.core_model.training.data.config import read_data_config
@@ -56,16 +59,13 @@ class Stage:
     """Stage 1 of nano on one source."""
 
     def __init__(self, assembly: Assembly, args: argparse.Namespace) -> None:
-        language = assembly.build("models", assembly.bundle.model)
-        self.tokenizer = language.tokenizer
         self.args = args
+        weights = assembly.bundle.model.weights
+        decoder, _, fields = load_with_fields(assembly.weight(weights["decoder"]))
+        self.tokenizer = from_gguf(fields)
         torch.manual_seed(0)
-        from anybind.core_model.checkpoints import load_decoder
-
-        decoder, _ = load_decoder(assembly.weight(assembly.bundle.model.weights["decoder"]))
-        shape = language.bind.config
-        self.dim = shape.joint_dim
-        bind = BindNetwork(BindConfig(**{k: getattr(shape, k) for k in shape.__dataclass_fields__}))
+        bind = BindNetwork(load_bind(assembly.weight(weights["bind"])).config)
+        self.dim = bind.config.joint_dim
         for weight in decoder.parameters():
             weight.requires_grad_(False)
         self.trainee = Trainee(decoder, bind)
@@ -77,7 +77,7 @@ class Stage:
         bind.load_state_dict(self.start)  # both ways begin alike, so that their losses compare
         optimizer = torch.optim.AdamW(bind.parameters(), lr=1e-4, betas=(0.9, 0.95))
         began = time.perf_counter()
-        data = 0.0
+        cpu, data = time.process_time(), 0.0
         loss = torch.zeros(())
         batches = Batcher(
             mix, self.tokenizer, LAYOUTS["chatml"], max_tokens=self.args.max_tokens,
@@ -97,7 +97,12 @@ class Stage:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        return {"seconds": time.perf_counter() - began, "data": data, "loss": float(loss.detach())}
+        return {
+            "seconds": time.perf_counter() - began,
+            "data": data,
+            "loss": float(loss.detach()),
+            "cpu": time.process_time() - cpu,
+        }
 
 
 def main() -> None:
