@@ -80,8 +80,9 @@ def estimate(config: TrainConfig) -> Estimate:
             samples = sum(s.count for s in batches.mixer.sources)
             share = _tokens_a_sample(batches)
         steps = _steps(config, samples, share)
-        if parts is not None and batches is not None and frozen + groups.total() <= MEASURED:
-            step_seconds, how = _measured(config, trainee, batches), "measured on two steps"
+        if parts is not None and frozen + groups.total() <= MEASURED:
+            step_seconds = _measured(config, trainee, batches)
+            how = "measured on two steps" + (" of made-up tokens" if batches is None else "")
         else:
             step_seconds, how = _reckoned(config, trainee)
     finally:
@@ -145,14 +146,17 @@ def _steps(config: TrainConfig, samples: int | None, share: float | None) -> int
     return max(1, round(total / used))
 
 
-def _measured(config: TrainConfig, trainee: Trainee, batches: StageBatches) -> float:
+def _measured(config: TrainConfig, trainee: Trainee, batches: StageBatches | None) -> float:
     """Seconds of a step: two micro-batches behind one to warm up, times the accumulation."""
     device = _device()
     trainee.to(device)
-    feed = Feed(batches, accumulation=1)
+    feed = Feed(batches, accumulation=1) if batches is not None else None
     seconds: list[float] = []
-    while len(seconds) < 3 and (taken := feed.take()) is not None:
-        (batch,) = taken.mine
+    while len(seconds) < 3:
+        taken = feed.take() if feed is not None else None
+        if feed is not None and taken is None:
+            break
+        (batch,) = taken.mine if taken is not None else (_made_up(config, trainee),)
         moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
         began = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
@@ -164,6 +168,21 @@ def _measured(config: TrainConfig, trainee: Trainee, batches: StageBatches) -> f
         seconds.append(time.perf_counter() - began)
     later = seconds[1:] or seconds
     return config.batch.accumulation * sum(later) / max(len(later), 1)
+
+
+def _made_up(config: TrainConfig, trainee: Trainee) -> dict[str, Any]:
+    """A batch as long as the config's: a sample a row, a third of it learned."""
+    batch = config.batch
+    shape = (max(1, batch.tokens // batch.max_tokens), batch.max_tokens)
+    tokens = torch.randint(0, trainee.decoder.config.vocab_size, shape)
+    labels = torch.where(torch.arange(shape[1]) * 3 >= 2 * shape[1], tokens, -100)
+    rows, columns = torch.arange(shape[0])[:, None], torch.arange(shape[1])[None]
+    return {
+        "tokens": tokens, "labels": labels, "segments": rows.expand(shape),
+        "positions": columns.expand(shape),
+        "features": torch.randn(shape[0], trainee.bind.config.joint_dim),
+        "present": torch.ones(shape[0], dtype=torch.bool), "packed": batch.packing,
+    }  # fmt: skip
 
 
 def _reckoned(config: TrainConfig, trainee: Trainee) -> tuple[float, str]:
@@ -190,15 +209,14 @@ def _rate(config: TrainConfig) -> float:
     dtype = torch.bfloat16 if config.precision == "bf16" else torch.float32
     n = 4096 if device.type == "cuda" else 512
     a = torch.randn(n, n, device=device, dtype=dtype)
-    for _ in range(2):
+    best = float("inf")
+    for _ in range(30):  # the fastest: others may be at work on this machine
+        began = time.perf_counter()
         a @ a
-    count, began = 0, time.perf_counter()
-    while time.perf_counter() - began < 0.2:
-        a @ a
-        count += 1
         if device.type == "cuda":
             torch.cuda.synchronize()
-    return 2 * n**3 * count / (time.perf_counter() - began)
+        best = min(best, time.perf_counter() - began)
+    return 2 * n**3 / best
 
 
 def _memory(config: TrainConfig, trainee: Trainee) -> dict[str, int]:
