@@ -73,6 +73,52 @@ def build(build: Build) -> InjectedLanguageModel:
     """
     path = Path(build.weights["decoder"])
     options = _options(build, path)
+    if _quantised_as_stored(path, build, options):
+        from anybind.core_model.fast import from_gguf as quantised_from_gguf
+
+        ready, fields = quantised_from_gguf(path, options.precision)
+        tokenizer = tokenizer_of(build, path, fields)
+        _check_vocabulary(tokenizer, ready, path)
+        # A quantised base has no identity that could refuse a bind network, so none is made.
+        bind = _bind(build, options, ready, "")
+    else:
+        ready, tokenizer, bind = _from_floats(build, options, path)
+    profile = Profile(
+        name=options.name,
+        chat=options.chat,  # pyright: ignore[reportArgumentType]
+        injection=bind.config.injection if bind is not None else "none",
+        space=options.space if bind is not None else "",
+        context_length=ready.config.context_length,
+        grammar=True,
+        batch=True,
+    )
+    return InjectedLanguageModel(ready, tokenizer, bind, profile, _layout(options, path, tokenizer))
+
+
+def _layout(options: _Options, path: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
+    """The folder's own template, if the bundle asks for it."""
+    if options.chat != "template":
+        return None
+    found = ChatTemplate.from_folder(path, tokenizer) if path.is_dir() else None
+    if found is None:
+        raise UserError(f"{path.name} holds no chat template; name a layout in the bundle.")
+    return found
+
+
+def _quantised_as_stored(path: Path, build: Build, options: _Options) -> bool:
+    """Whether the blocks of a GGUF can be taken over without a float copy of the model."""
+    return (
+        path.suffix == ".gguf"
+        and options.precision in _QUANTISED
+        and "adapter" not in build.weights
+        and options.context_length is None
+    )
+
+
+def _from_floats(
+    build: Build, options: _Options, path: Path
+) -> tuple[Decoder, Tokenizer, BindNetwork | None]:
+    """The decoder in floats, tuned by an adapter if there is one, then quantised if wished."""
     dtype = PRECISIONS[options.precision]
     if path.suffix == ".gguf" and dtype is None:
         dtype = torch.float32  # parts of one GGUF have different types
@@ -88,26 +134,7 @@ def build(build: Build) -> InjectedLanguageModel:
         from anybind.core_model.fast import quantise
 
         ready = quantise(decoder, options.precision)
-    profile = Profile(
-        name=options.name,
-        chat=options.chat,  # pyright: ignore[reportArgumentType]
-        injection=bind.config.injection if bind is not None else "none",
-        space=options.space if bind is not None else "",
-        context_length=decoder.config.context_length,
-        grammar=True,
-        batch=True,
-    )
-    return InjectedLanguageModel(ready, tokenizer, bind, profile, _layout(options, path, tokenizer))
-
-
-def _layout(options: _Options, path: Path, tokenizer: Tokenizer) -> ChatTemplate | None:
-    """The folder's own template, if the bundle asks for it."""
-    if options.chat != "template":
-        return None
-    found = ChatTemplate.from_folder(path, tokenizer) if path.is_dir() else None
-    if found is None:
-        raise UserError(f"{path.name} holds no chat template; name a layout in the bundle.")
-    return found
+    return ready, tokenizer, bind
 
 
 def _options(build: Build, path: Path) -> _Options:
@@ -150,7 +177,7 @@ def tokenizer_of(build: Build, path: Path, fields: dict[str, Any]) -> Tokenizer:
     )
 
 
-def _check_vocabulary(tokenizer: Tokenizer, decoder: Llama, path: Path) -> None:
+def _check_vocabulary(tokenizer: Tokenizer, decoder: Decoder, path: Path) -> None:
     rows = decoder.config.vocab_size
     exact = path.suffix == ".safetensors"  # Meta's models have no spare rows
     if tokenizer.size > rows or (exact and tokenizer.size != rows):
@@ -164,14 +191,20 @@ def _condition(
     build: Build, options: _Options, decoder: Llama, tokenizer: Tokenizer, report: LoadReport
 ) -> BindNetwork | None:
     """What turns an embedding into a condition; an adapter tunes the decoder on the way."""
+    if "adapter" not in build.weights:
+        return _bind(build, options, decoder, report.identity)
+    adapter = load_adapter(Path(build.weights["adapter"]))
+    base_check.attach(
+        decoder, adapter, tokenizer, identity=report.identity,
+        name=Path(build.weights["decoder"]).name,
+        merge=options.merge or options.precision in _QUANTISED, check=options.check_base,
+    )  # fmt: skip
+    return adapter.bind.to(build.device)
+
+
+def _bind(build: Build, options: _Options, decoder: Decoder, identity: str) -> BindNetwork | None:
+    """Our bind network for a decoder of this identity ("" is unknown), if the bundle names one."""
     c, name = decoder.config, Path(build.weights["decoder"]).name
-    if "adapter" in build.weights:
-        adapter = load_adapter(Path(build.weights["adapter"]))
-        base_check.attach(
-            decoder, adapter, tokenizer, identity=report.identity, name=name,
-            merge=options.merge or options.precision in _QUANTISED, check=options.check_base,
-        )  # fmt: skip
-        return adapter.bind.to(build.device)
     if "bind" not in build.weights:
         return None
     path = Path(build.weights["bind"])
@@ -183,7 +216,7 @@ def _condition(
             f"{name} has width {c.dim} and {c.n_layers} layers. Use the decoder it was trained "
             "with."
         )
-    if options.check_base and same(base_identity(path), report.identity) is False:
+    if options.check_base and same(base_identity(path), identity) is False:
         raise ModelError(
             f"{path.name} was trained with other weights than those of {name}. Use the decoder it "
             'was trained with, or set "check_base": false in the options of the model.'

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from anybind.assembly import Assembly
+from anybind.contracts import Build
+from anybind.core_model.factory import build
 from anybind.core_model.language import InjectedLanguageModel
 from anybind.core_model.llama import Llama
 from anybind.core_model.prompts import chatml
@@ -23,8 +25,17 @@ PROMPTS = (
 
 
 @pytest.fixture(scope="module")
-def model(nano: Assembly) -> InjectedLanguageModel:
+def shipped(nano: Assembly) -> InjectedLanguageModel:
+    """As the bundle has it: in 4 bits, as the file."""
     return nano.build("models", nano.bundle.model)
+
+
+@pytest.fixture(scope="module")
+def model(nano: Assembly) -> InjectedLanguageModel:
+    """The same in float32."""
+    component = nano.bundle.model
+    weights = {role: nano.weight(key) for role, key in component.weights.items()}
+    return build(Build(weights=weights, options={**component.options, "precision": "float32"}))
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +114,24 @@ def test_greedy_replies_are_those_of_transformers(
     assert "Paris" in text
     end = said[-1]
     assert isinstance(end, Finish) and end.prompt_tokens == ids.shape[1]
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@torch.inference_mode()
+def test_in_four_bits_it_says_the_same(
+    model: InjectedLanguageModel, shipped: InjectedLanguageModel, prompt: str
+) -> None:
+    """The weights are equal to the bit; only activations are rounded (to 16 bits)."""
+    state, packed = model.decoder.state_dict(), shipped.decoder.state_dict()
+    name = "layers.7.feed_forward.w2.weight"
+    assert torch.equal(state[name], packed[name])
+    ids = torch.tensor([model.tokenizer.encode(prompt)])
+    expected, got = model.decoder(ids)[0], shipped.decoder(ids)[0]
+    assert torch.equal(got.argmax(-1), expected.argmax(-1))
+    loss = torch.nn.functional.kl_div(
+        got.log_softmax(-1), expected.log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+    assert loss < 1e-4
 
 
 def test_the_sizes_are_those_of_the_file(model: InjectedLanguageModel) -> None:
