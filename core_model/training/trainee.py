@@ -28,6 +28,9 @@ class Losses(NamedTuple):
 class Trainee(nn.Module):
     """The model being trained."""
 
+    _no_split_modules = ("Block",)
+    """What FSDP shards layer by layer (accelerate looks here)."""
+
     def __init__(self, decoder: Llama, bind: BindNetwork, *, checkpoint: bool = False) -> None:
         """`checkpoint` keeps the input of each layer only and computes it again backwards."""
         super().__init__()

@@ -251,6 +251,20 @@ def test_two_processes_give_the_curve_of_one(base: Path) -> None:
     assert a[0][4] > 1.05 * a[-1][4]  # the curve is not flat
 
 
+@pytest.mark.parametrize("site", ["residual", "attention_output"])
+def test_sharded_layers_learn_the_same(base: Path, site: str) -> None:
+    """As accelerate shards for FSDP2, which it does on accelerators only."""
+    program = PROGRAM.with_name("train_sharded.py")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+    command += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", str(program), str(base), site]
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        command, env=environment(PYTHONPATH=root), capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip().endswith("same")
+
+
 # ---------------------------------------------------------------- what goes wrong
 
 
