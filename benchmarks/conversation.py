@@ -27,9 +27,11 @@ from unittest import mock
 import torch
 
 from anybind.agent import Runtime, Session
+from anybind.assembly import Assembly
+from anybind.bundles import load
 from anybind.content import Embedding
 from anybind.contracts import Delta, Finish, Sampling
-from anybind.core_model.fast import PRECISIONS, with_precision
+from anybind.core_model.fast import PRECISIONS
 from anybind.core_model.grammar import Held
 from anybind.core_model.language import InjectedLanguageModel
 
@@ -57,10 +59,13 @@ def main() -> None:
     p.add_argument("--out", type=Path, default=ROOT / "out" / "conversation")
     args = p.parse_args()
     torch.set_num_threads(args.threads)
-    runtime = Runtime("nano")
+    bundle = load("nano")
+    options = {**bundle.model.options, "precision": args.precision}
+    model = bundle.model.model_copy(update={"options": options})
+    runtime = Runtime(Assembly(bundle.model_copy(update={"model": model})))
     language: Any = runtime.model.language
     calls, tools = record(runtime, args.picture)
-    decoder = with_precision(language.decoder, args.precision)
+    decoder = language.decoder
     times: dict[str, list[float]] = {name: [] for name, _, _ in MODES}
     said: dict[str, Any] = {}
     steps: dict[str, dict[str, int]] = {}

@@ -26,7 +26,7 @@ import torch
 
 from anybind.assembly import Assembly
 from anybind.content import Embedding
-from anybind.core_model.fast import PRECISIONS, with_precision
+from anybind.core_model.fast import PRECISIONS
 from anybind.core_model.mixing import mix
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,9 +77,11 @@ class Bench:
 
     def __init__(self, precision: str) -> None:
         assembly = Assembly("nano")
-        language: Any = assembly.build("models", assembly.bundle.model)
+        model = assembly.bundle.model
+        component = model.model_copy(update={"options": {**model.options, "precision": precision}})
+        language: Any = assembly.build("models", component)
         self.bind = language.bind
-        self.decoder: Any = with_precision(language.decoder, precision)
+        self.decoder: Any = language.decoder
         rng = np.random.default_rng(0)
         rows = rng.standard_normal((max(MODALITIES), self.bind.config.joint_dim))
         self.parts = [
