@@ -26,16 +26,20 @@ class FeatureMaker:
     Args:
         encoder_of: The encoder of a modality; raises `UserError` where there is none.
         space: Their joint space.
-        dim: Its width C.
+        dim: Its width C; None is that of the encoder of pictures.
         batch: Parts encoded at once.
     """
 
     def __init__(
-        self, encoder_of: Callable[[str], Encoder], space: str, dim: int, batch: int = 16
+        self,
+        encoder_of: Callable[[str], Encoder],
+        space: str,
+        dim: int | None = None,
+        batch: int = 16,
     ) -> None:
         self._encoder_of = encoder_of
         self.space = space
-        self.dim = dim
+        self._dim = dim
         self.batch = batch
         self.close: Callable[[], None] = lambda: None
 
@@ -50,10 +54,16 @@ class FeatureMaker:
         def of(kind: str) -> Encoder:
             return encoder_of(assembly, kind)
 
-        # Any encoder tells the width; that of pictures is the one that will be needed.
-        maker = cls(of, assembly.bundle.space, of("image").dim, batch)
+        maker = cls(of, assembly.bundle.space, batch=batch)
         maker.close = assembly.close
         return maker
+
+    @property
+    def dim(self) -> int:
+        """Width C of the joint space."""
+        if self._dim is None:
+            self._dim = self._encoder_of("image").dim
+        return self._dim
 
     def make(self, wanted: Sequence[Attachment]) -> list[Row | BadRecord]:
         """One embedding [C] of unit norm, or why there is none, for each attachment, in order.
