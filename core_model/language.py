@@ -24,7 +24,7 @@ from anybind.core_model.llama import Site
 from anybind.core_model.prefix import PrefixStore, Slot
 from anybind.core_model.prompts import LAYOUTS, Renderer
 from anybind.core_model.sampling import StopCutter, choose
-from anybind.core_model.tokenizer import Detokenizer, Tokenizer, encode_tail, end_ids
+from anybind.core_model.tokenizer import Detokenizer, Tokenizer, encode_prompt, encode_tail, end_ids
 from anybind.errors import ModelError, UserError
 
 
@@ -301,10 +301,7 @@ class InjectedLanguageModel:
         return self.bind.config.injection if self.bind is not None else "residual"
 
     def _encode(self, prompt: str) -> list[int]:
-        ids = self.tokenizer.encode(prompt)
-        # ChatML prompts begin with their own marker, which for these models is the BOS token.
-        if self.tokenizer.bos is not None and ids[:1] != [self.tokenizer.bos]:
-            ids = [self.tokenizer.bos, *ids]
+        ids = encode_prompt(self.tokenizer, prompt)
         if not ids:
             raise UserError("The prompt is empty.")
         return ids

@@ -184,6 +184,27 @@ def test_the_prompt_of_inference_is_that_of_the_language_model(tokenizer_of: Map
     assert seen[0] == row.tokens[: len(seen[0])] == stretches(row)[0][0]
 
 
+def test_a_conversation_of_nano_is_one_row(nano: Any) -> None:
+    """With the real tokenizer: words, line ends, figures and Chinese."""
+    from anybind.core_model.checkpoints.gguf import read_gguf_fields
+    from anybind.core_model.tokenizer import from_gguf
+
+    tokenizer = from_gguf(read_gguf_fields(nano.weight("smollm2")))
+    said = [
+        "What is it?",
+        "A cat.\n\n- one\n- 2345",
+        "And here?",
+        "图片里有一只猫。",
+        "Sure?",
+        "Yes!",
+    ]
+    rows, counts = ConversationEncoder(tokenizer, LAYOUTS["chatml"], 512).encode(sample(*said))
+    assert len(rows) == 1 and counts.learned == rows[0].learned
+    found = stretches(rows[0])
+    assert [tokenizer.decode(ids) for _, ids in found] == said[1::2]
+    assert all(ids[-1] == tokenizer.eos for _, ids in found)
+
+
 def test_a_merge_over_the_seam_does_not_move_it(tokenizer_of: Mapping[str, Tokenizer]) -> None:
     """The original encodes prompt and answer as one text and counts the prompt's ids off it."""
     tokenizer = tokenizer_of["llama3"]
