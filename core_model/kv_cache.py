@@ -1,4 +1,7 @@
-"""Keys and values of past positions, which a decoder attends to without computing them again."""
+"""Keys and values of past positions, which a decoder attends to without computing them again.
+
+And what follows from them for new positions: where these stand, and what they may see.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,37 @@ class CacheSizes(Protocol):
 
     @property
     def head_dim(self) -> int: ...
+
+
+class PaddedRows(Protocol):
+    """What any cache says of its rows; see `anybind.core_model.decoder.Cache`."""
+
+    length: int
+    start: Tensor
+    padded: bool
+
+
+def next_positions(cache: PaddedRows | None, time: int, device: torch.device) -> Tensor:
+    """Rotary positions [B or 1, time] behind what a cache holds; padding in front does not count."""
+    past = cache.length if cache is not None else 0
+    positions = torch.arange(past, past + time, device=device)[None]
+    if cache is not None and cache.padded:
+        positions = (positions - cache.start[:, None]).clamp(min=0)
+    return positions
+
+
+def visible(past: int, time: int, start: Tensor | None, device: torch.device) -> Tensor:
+    """Causal mask [B or 1, 1, time, past + time], without the `start` [B] padding positions in front.
+
+    A padding query sees itself, or its softmax would be over nothing and give NaN.
+    """
+    column = torch.arange(past + time, device=device)
+    row = column[past:]
+    mask = (column[None, :] <= row[:, None])[None, None]
+    if start is None:
+        return mask
+    real = column[None, None, None, :] >= start[:, None, None, None]
+    return (mask & real) | (column[None, :] == row[:, None])[None, None]
 
 
 class KVCache:

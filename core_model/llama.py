@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from anybind.core_model.kv_cache import KVCache as KVCache
+from anybind.core_model.kv_cache import next_positions, visible
 from anybind.core_model.lora import base_product, make_linear, product
 
 RopeLayout = Literal["interleaved", "half"]
@@ -349,14 +350,13 @@ class Llama(nn.Module):
         _, time = tokens.shape
         past = cache.length if cache is not None else 0
         if positions is None:
-            positions = torch.arange(past, past + time, device=tokens.device)[None]
-            if cache is not None and cache.padded:
-                positions = (positions - cache.start[:, None]).clamp(min=0)
+            positions = next_positions(cache, time, tokens.device)
         if mask is None and segments is not None:
             own = segments[:, None, :, None] == segments[:, None, None, :]
             mask = own & own.new_ones(time, time).tril()
         elif mask is None and (past and time > 1 or (cache is not None and cache.padded)):
-            mask = _visible(tokens, cache, time)
+            start = cache.start if cache is not None and cache.padded else None
+            mask = visible(past, time, start, tokens.device)
         cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]
         x = self.tok_embeddings(tokens)
         cos, sin = cos.to(x.dtype), sin.to(x.dtype)
@@ -368,17 +368,3 @@ class Llama(nn.Module):
         if cache is not None:
             cache.length += time
         return self.norm(x)
-
-
-def _visible(tokens: Tensor, cache: KVCache | None, time: int) -> Tensor:
-    """Causal mask [B or 1, 1, T, S] over a cache, without the padding in front of each row."""
-    assert cache is not None
-    column = torch.arange(cache.length + time, device=tokens.device)
-    row = torch.arange(cache.length, cache.length + time, device=tokens.device)
-    mask = (column[None, :] <= row[:, None])[None, None]
-    if cache.padded:
-        # A padding query sees itself, or its softmax would be over nothing and give NaN.
-        real = column[None, None, None, :] >= cache.start[:, None, None, None]
-        own = (column[None, :] == row[:, None])[None, None]
-        mask = (mask & real) | own
-    return mask

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anybind.core_model.identity import identity
+from anybind.core_model.kv_cache import next_positions, visible
 from anybind.core_model.llama import Site
 from anybind.core_model.transformers_cache import TransformersCache
 from anybind.errors import ModelError
@@ -173,9 +174,7 @@ class TransformersDecoder:
         past = cache.length if cache is not None else 0
         given = positions
         if positions is None:
-            positions = torch.arange(past, past + time, device=tokens.device)[None]
-            if cache is not None and cache.padded:
-                positions = (positions - cache.start[:, None]).clamp(min=0)
+            positions = next_positions(cache, time, tokens.device)
         positions = positions.to(tokens.device).expand(batch, time)
         attention: Any = None
         if mask is not None or given is not None or (cache is not None and cache.padded):
@@ -241,12 +240,7 @@ class TransformersDecoder:
         before = torch.arange(past, device=device)[None] - start[:, None]
         before = before.expand(positions.shape[0], past)
         if mask is None:
-            column = torch.arange(past + time, device=device)
-            row = column[past:]
-            causal = (column[None, :] <= row[:, None])[None, None]
-            real = column[None, None, None, :] >= start[:, None, None, None]
-            # A padding query sees itself, or its softmax would be over nothing.
-            mask = (causal & real) | (column[None, :] == row[:, None])[None, None]
+            mask = visible(past, time, start, device)
         mask = mask.to(device)
         masks = {"full_attention": mask}
         if "sliding_attention" in self._kinds:

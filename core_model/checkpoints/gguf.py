@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from anybind.core_model.checkpoints.gguf_header import TensorInfo, open_map, read_header
-from anybind.core_model.llama import LlamaConfig
+from anybind.core_model.llama import LINEARS, LlamaConfig
 from anybind.errors import ModelError
 
 _LAYER = {
@@ -49,6 +50,61 @@ class GgufFile:
     """Every matrix is stored as trained (F32, F16, BF16), not quantised."""
 
 
+@dataclass(frozen=True)
+class OpenGguf:
+    """A GGUF of which header and rotary factors were read, and no weights yet."""
+
+    path: Path
+    data: mmap.mmap
+    fields: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+    """By our names."""
+    config: LlamaConfig
+    ignored: tuple[str, ...]
+
+    def read(self, name: str, dtype: torch.dtype | None = torch.float32) -> Tensor:
+        """One tensor by our name, dequantised.
+
+        Raises:
+            ModelError: it does not lie in the file, or can't be read.
+        """
+        with _told(self.path):
+            return _read(self.data, self.tensors[name], dtype)
+
+
+def open_gguf(path: Path) -> OpenGguf:
+    """Read what a GGUF says of itself.
+
+    Raises:
+        ModelError: damaged, another architecture, or a setting that is not supported.
+    """
+    tensors: dict[str, TensorInfo] = {}
+    ignored: list[str] = []
+    with _told(path):
+        data = open_map(path)
+        fields, infos = read_header(data)
+        config = _config(fields)
+        for info in infos:
+            name = _name(info.name)
+            if name is not None:
+                tensors[name] = info
+                continue
+            factors = _read(data, info, torch.float32).flatten().tolist()
+            if all(f == 1.0 for f in factors):
+                ignored.append(info.name)
+            elif all(math.isfinite(f) and f > 0 for f in factors):
+                config = replace(config, rope_factors=tuple(factors))
+            else:
+                raise ModelError(f"{info.name} holds factors that are no positive numbers")
+        # Llama 3 files say so only by the factors; other kinds of scaling have none.
+        scaling = fields.get("llama.rope.scaling.type", "none")
+        if scaling != "none":
+            raise ModelError(f"it uses the rotary scaling {scaling!r}, which is not supported")
+    biases = tuple(n for n in LINEARS if any(name.endswith(f".{n}.bias") for name in tensors))
+    config = replace(config, tied="output.weight" not in tensors, biases=biases)
+    return OpenGguf(path, data, fields, tensors, config, tuple(ignored))
+
+
 def read_gguf(
     path: Path, *, dtype: torch.dtype | None = torch.float32
 ) -> tuple[LlamaConfig, dict[str, Tensor], tuple[str, ...]]:
@@ -70,39 +126,10 @@ def read_gguf_file(path: Path, *, dtype: torch.dtype | None = torch.float32) -> 
     Raises:
         ModelError: damaged, another architecture, or a setting that is not supported.
     """
-    try:
-        data = open_map(path)
-        fields, infos = read_header(data)
-        config = _config(fields)
-        names = {info.name: _name(info.name) for info in infos}
-        state: dict[str, Tensor] = {}
-        ignored: list[str] = []
-        for info in infos:
-            name = names[info.name]
-            if name is not None:
-                state[name] = _read(data, info, dtype)
-                continue
-            factors = _read(data, info, torch.float32).flatten().tolist()
-            if all(f == 1.0 for f in factors):
-                ignored.append(info.name)
-            elif all(math.isfinite(f) and f > 0 for f in factors):
-                config = replace(config, rope_factors=tuple(factors))
-            else:
-                raise ModelError(f"{info.name} holds factors that are no positive numbers")
-        # Llama 3 files say so only by the factors; other kinds of scaling have none.
-        scaling = fields.get("llama.rope.scaling.type", "none")
-        if scaling != "none":
-            raise ModelError(f"it uses the rotary scaling {scaling!r}, which is not supported")
-    except ModelError as error:
-        raise ModelError(f"{path.name} can't be read as GGUF: {error}.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ModelError(f"{path.name} can't be read as GGUF: {error!r}") from error
-    biases = tuple(
-        kind.rpartition(".")[2] for kind in _LAYER.values() if f"layers.0.{kind}.bias" in state
-    )
-    config = replace(config, tied="output.weight" not in state, biases=biases)
-    exact = all(info.kind in _EXACT for info in infos)
-    return GgufFile(config, state, tuple(ignored), fields, exact)
+    file = open_gguf(path)
+    state = {name: file.read(name, dtype) for name in file.tensors}
+    exact = all(info.kind in _EXACT for info in file.tensors.values())
+    return GgufFile(file.config, state, file.ignored, file.fields, exact)
 
 
 def read_gguf_fields(path: Path) -> dict[str, Any]:
@@ -120,6 +147,17 @@ def read_gguf_fields(path: Path) -> dict[str, Any]:
 def gguf_fields(reader: Any) -> dict[str, Any]:
     """The metadata of a `gguf.GGUFReader` as plain Python values."""
     return {name: field.contents() for name, field in reader.fields.items()}
+
+
+@contextmanager
+def _told(path: Path) -> Generator[None]:
+    """Whatever a damaged file makes go wrong becomes one error that names the file."""
+    try:
+        yield
+    except ModelError as error:
+        raise ModelError(f"{path.name} can't be read as GGUF: {error}.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ModelError(f"{path.name} can't be read as GGUF: {error!r}") from error
 
 
 def _read(data: mmap.mmap, info: TensorInfo, dtype: torch.dtype | None) -> Tensor:

@@ -69,7 +69,7 @@ def step(model: Llama, cache: KVCache, inputs: Inputs) -> Tensor:
     x = model.tok_embeddings(inputs.tokens)
     cos = model.cos[positions][:, None, None].to(x.dtype)
     sin = model.sin[positions][:, None, None].to(x.dtype)
-    for i, layer in enumerate(model.layers):
+    for i, layer in enumerate(model.blocks):
         vector = None if inputs.inject is None else inputs.inject[:, i : i + 1].to(x.dtype)
         if vector is not None and inputs.site == "residual":
             x = x + vector

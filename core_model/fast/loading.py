@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +30,9 @@ from anybind.core_model.fast.packing import (
 from anybind.core_model.llama import Llama, LlamaConfig
 from anybind.core_model.lora import LoRALinear, MergedLinear
 from anybind.errors import ModelError
+
+if TYPE_CHECKING:
+    from anybind.core_model.checkpoints.gguf import OpenGguf
 
 BITS = {"int8": 8, "int4": 4}
 _LINEARS = ("wq", "wk", "wv", "wo", "w1", "w3", "w2")
@@ -51,7 +53,7 @@ def from_llama(model: Llama, precision: str) -> QuantisedLlama:
         )
     state = model.state_dict()
     updates: dict[int, tuple[Tensor, Tensor]] = {}
-    for i, layer in enumerate(model.layers):
+    for i, layer in enumerate(model.blocks):
         value = layer.attention.wv
         if isinstance(value, MergedLinear):
             updates[i] = value.lora_a, value.lora_b
@@ -73,66 +75,42 @@ def from_gguf(path: Path, precision: str) -> tuple[QuantisedLlama, dict[str, Any
     """
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    from anybind.core_model.checkpoints import gguf as reader
-
-    data, fields, infos, config = _open(path)
-    check(config)
+    file = _open(path)
+    check(file.config)
 
     def read(name: str, bits: int) -> Blocks:
-        info = infos.get(name)
+        info = file.tensors.get(name)
         if info is None:
             raise ModelError(f"{path.name} does not fit: {name} is missing.")
         kind = GGMLQuantizationType(info.kind)
         rows, cols = info.shape
         block, size = GGML_QUANT_SIZES[kind]
         length = math.prod(info.shape) // block * size
-        if info.offset + length <= len(data):
-            raw = np.frombuffer(data, np.uint8, length, info.offset)
+        if info.offset + length <= len(file.data):
+            raw = np.frombuffer(file.data, np.uint8, length, info.offset)
             taken = from_ggml(raw, kind.name, rows, cols)
             if taken is not None and taken.bits == bits:
                 return taken
-        return quantise(reader._read(data, info, torch.float32), bits)
+        return quantise(file.read(name), bits)
 
     def plain(name: str) -> Tensor | None:
-        info = infos.get(name)
-        return None if info is None else reader._read(data, info, torch.float32)
+        return file.read(name) if name in file.tensors else None
 
-    return QuantisedLlama(config, _weights(config, BITS[precision], read, plain, {})), fields
+    weights = _weights(file.config, BITS[precision], read, plain, {})
+    return QuantisedLlama(file.config, weights), file.fields
 
 
-def _open(path: Path) -> tuple[Any, dict[str, Any], dict[str, Any], LlamaConfig]:
-    """Memory map, metadata, tensors by our names, and config of a GGUF; no tensor is read."""
-    from anybind.core_model.checkpoints import gguf as reader
+def _open(path: Path) -> OpenGguf:
+    """A GGUF whose sizes and number of layers are sound; no matrix is read."""
     from anybind.core_model.checkpoints.assemble import check_sizes
-    from anybind.core_model.checkpoints.gguf_header import open_map, read_header
+    from anybind.core_model.checkpoints.gguf import open_gguf
 
-    try:
-        data = open_map(path)
-        fields, found = read_header(data)
-        config = reader._config(fields)
-        infos = {reader._name(info.name): info for info in found}
-        rope = infos.pop(None, None)
-        if rope is not None:
-            factors = reader._read(data, rope, torch.float32).flatten().tolist()
-            if not all(math.isfinite(f) and f > 0 for f in factors):
-                raise ModelError(f"{rope.name} holds factors that are no positive numbers")
-            if any(f != 1.0 for f in factors):
-                config = replace(config, rope_factors=tuple(factors))
-        scaling = fields.get("llama.rope.scaling.type", "none")
-        if scaling != "none":
-            raise ModelError(f"it uses the rotary scaling {scaling!r}, which is not supported")
-    except ModelError as error:
-        raise ModelError(f"{path.name} can't be read as GGUF: {error}.") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ModelError(f"{path.name} can't be read as GGUF: {error!r}") from error
-    names = {name for name in infos if name is not None}
-    biases = tuple(n for n in _LINEARS if any(name.endswith(f".{n}.bias") for name in names))
-    config = replace(config, tied="output.weight" not in names, biases=biases)
-    check_sizes(config)
-    layers = [int(n.split(".")[1]) for n in names if n.startswith("layers.")]
-    if max(layers, default=-1) >= config.n_layers:
-        raise ModelError(f"{path.name} has tensors of more than its {config.n_layers} layers.")
-    return data, fields, {name: infos[name] for name in names}, config
+    file = open_gguf(path)
+    check_sizes(file.config)
+    layers = [int(n.split(".")[1]) for n in file.tensors if n.startswith("layers.")]
+    if max(layers, default=-1) >= file.config.n_layers:
+        raise ModelError(f"{path.name} has tensors of more than its {file.config.n_layers} layers.")
+    return file
 
 
 def _weights(
