@@ -8,9 +8,8 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
-from anybind.core_model.fast.vectors import I64
+from anybind.core_model.fast.vectors import I64, intrinsic
 
 
 @intrinsic

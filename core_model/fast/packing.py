@@ -64,7 +64,7 @@ class Packed:
         body, side = self.data[..., : self.bits * 64], self.data[..., self.bits * 64 :]
         body = body.reshape(tiles, groups, self.bits, ROWS, 4)
         if self.bits == 4:
-            body = np.concatenate((body & 15, body >> 4), 2)
+            body = np.concatenate((body & np.uint8(15), body >> np.uint8(4)), 2)
         q = body.transpose(0, 3, 1, 2, 4).reshape(tiles * ROWS, groups * GROUP)[: self.rows]
         halves = np.ascontiguousarray(side).view(np.float16)
         halves = halves.reshape(tiles, groups, -1, ROWS).transpose(2, 0, 3, 1)
@@ -148,7 +148,7 @@ def from_ggml(raw: NDArray[np.uint8], kind: str, rows: int, cols: int) -> Blocks
         return Blocks(8, q8.reshape(rows, cols), scale, scale * np.float16(-128))
     offset = half(2) if kind == "Q4_1" else scale * np.float16(-8)
     nibbles = blocks[..., 4 if kind == "Q4_1" else 2 :]
-    q4 = np.concatenate((nibbles & 15, nibbles >> 4), -1)
+    q4 = np.concatenate((nibbles & np.uint8(15), nibbles >> np.uint8(4)), -1)
     return Blocks(4, q4.reshape(rows, cols), scale, offset)
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 
 from anybind.core_model.fast.vectors import (
     AVX2,
@@ -37,6 +36,7 @@ from anybind.core_model.fast.vectors import (
     VNNI256,
     VNNI512,
     Code,
+    intrinsic,
 )
 
 ROWS = 16

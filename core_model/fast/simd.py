@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from numba import types
-from numba.extending import intrinsic
 
 from anybind.core_model.fast.vectors import (
     F32,
@@ -19,6 +18,7 @@ from anybind.core_model.fast.vectors import (
     V16F,
     V16I,
     Code,
+    intrinsic,
 )
 
 GROUP = 32

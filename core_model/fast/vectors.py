@@ -11,7 +11,12 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
+from numba import extending
 from numba.core import cgutils
+
+intrinsic: Any = extending.intrinsic
+"""Numba's decorator as it acts, not as its source looks to a type checker: the typing context, first
+of a function's arguments, is not given by the callers."""
 
 PORTABLE, AVX2, VNNI256, VNNI512 = 0, 1, 2, 3
 """Instruction sets of the integer products."""
