@@ -55,6 +55,15 @@ def _norm(out: Manifest, name: str, width: int) -> None:
     out[f"{name}.weight"] = out[f"{name}.bias"] = (width,)
 
 
+def _convolutions(out: Manifest, name: str, first: int, second: int, last: int) -> None:
+    """Two convolutions of width 1 with a batch norm between."""
+    out[f"{name}.0.weight"], out[f"{name}.0.bias"] = (second, first, 1), (second,)
+    _norm(out, f"{name}.1", second)
+    out[f"{name}.1.running_mean"] = out[f"{name}.1.running_var"] = (second,)
+    out[f"{name}.1.num_batches_tracked"] = ()
+    out[f"{name}.3.weight"], out[f"{name}.3.bias"] = (last, second, 1), (last,)
+
+
 def huge() -> Manifest:
     """`imagebind_huge.pth`: 1,311 tensors."""
     out: Manifest = {}
@@ -108,12 +117,7 @@ def point_encoder(prefix: str = "point_trunk.point_encoder") -> Manifest:
     """Point-BERT's tensors in the released size."""
     out: Manifest = {f"{prefix}.cls_token": (1, 1, 384), f"{prefix}.cls_pos": (1, 1, 384)}
     for name, a, b, c in (("first_conv", 3, 128, 256), ("second_conv", 512, 512, 256)):
-        conv = f"{prefix}.encoder.{name}"
-        out[f"{conv}.0.weight"], out[f"{conv}.0.bias"] = (b, a, 1), (b,)
-        _norm(out, f"{conv}.1", b)
-        out[f"{conv}.1.running_mean"] = out[f"{conv}.1.running_var"] = (b,)
-        out[f"{conv}.1.num_batches_tracked"] = ()
-        out[f"{conv}.3.weight"], out[f"{conv}.3.bias"] = (c, b, 1), (c,)
+        _convolutions(out, f"{prefix}.encoder.{name}", a, b, c)
     _linear(out, f"{prefix}.reduce_dim", 384, 256)
     _linear(out, f"{prefix}.pos_embed.0", 128, 3)
     _linear(out, f"{prefix}.pos_embed.2", 384, 128)
@@ -164,11 +168,7 @@ def hierarchy(
             ("first_conv", below, a, b), ("second_conv", 2 * b, c, width),
         ):  # fmt: skip
             conv = f"{prefix}.h_encoder.token_embed.{i}.{name}"
-            out[f"{conv}.0.weight"], out[f"{conv}.0.bias"] = (second, first, 1), (second,)
-            _norm(out, f"{conv}.1", second)
-            out[f"{conv}.1.running_mean"] = out[f"{conv}.1.running_var"] = (second,)
-            out[f"{conv}.1.num_batches_tracked"] = ()
-            out[f"{conv}.3.weight"], out[f"{conv}.3.bias"] = (last, second, 1), (last,)
+            _convolutions(out, conv, first, second, last)
         _linear(out, f"{prefix}.h_encoder.encoder_pos_embeds.{i}.0", width, 3)
         _linear(out, f"{prefix}.h_encoder.encoder_pos_embeds.{i}.2", width, width)
         for j in range(depth):

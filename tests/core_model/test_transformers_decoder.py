@@ -107,6 +107,14 @@ def decoder(family: str, folders: dict[str, Path]) -> TransformersDecoder:
     return load_decoder(folders[family])
 
 
+@pytest.fixture
+def plain(family: str, folders: dict[str, Path]) -> transformers.PreTrainedModel:
+    """The untouched model of transformers."""
+    model = transformers.AutoModelForCausalLM.from_pretrained(folders[family]).eval()
+    model.set_attn_implementation("eager")
+    return model
+
+
 def ids(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(2, 60, shape, generator=torch.Generator().manual_seed(seed))
 
@@ -150,10 +158,8 @@ def said(stream: Any) -> tuple[str, Finish]:
 
 @torch.no_grad()
 def test_without_a_condition_it_is_the_plain_model(
-    family: str, decoder: TransformersDecoder, folders: dict[str, Path]
+    decoder: TransformersDecoder, plain: transformers.PreTrainedModel
 ) -> None:
-    plain = transformers.AutoModelForCausalLM.from_pretrained(folders[family]).eval()
-    plain.set_attn_implementation("eager")
     tokens = ids(2, 20)
     expected = plain(input_ids=tokens, use_cache=False).logits
     torch.testing.assert_close(decoder(tokens), expected, atol=1e-4, rtol=1e-4)
@@ -162,11 +168,9 @@ def test_without_a_condition_it_is_the_plain_model(
 
 @torch.no_grad()
 def test_residual_injection_is_what_the_equation_says(
-    family: str, decoder: TransformersDecoder, folders: dict[str, Path]
+    decoder: TransformersDecoder, plain: transformers.PreTrainedModel
 ) -> None:
     """Each layer of an untouched model, wrapped so that it adds the vector to its input."""
-    plain = transformers.AutoModelForCausalLM.from_pretrained(folders[family]).eval()
-    plain.set_attn_implementation("eager")
     inject, tokens = vectors(decoder, 1), ids(1, 20)
     found = [m for m in plain.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == 3]
     assert len(found) == 1
