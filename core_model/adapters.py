@@ -27,24 +27,53 @@ from anybind.errors import ModelError
 
 FORMAT = "anybind-adapter-1"
 """Value of `format` in the metadata of a converted or exported adapter."""
+_TUNED = "decoder."
+"""Before the names of the decoder's tensors in a file of a bind network."""
 
 
 def save_bind(
-    bind: BindNetwork, path: Path, about: dict[str, Any] | None = None, *, base: str = ""
+    bind: BindNetwork,
+    path: Path,
+    about: dict[str, Any] | None = None,
+    *,
+    base: str = "",
+    tuned: Mapping[str, Tensor] | None = None,
+    layout: RopeLayout = "interleaved",
 ) -> None:
     """Write a bind network in float16, its configuration in the metadata.
 
-    `base` is the identity of the decoder it was trained with.
+    Args:
+        bind: The network.
+        path: The safetensors file.
+        about: Recorded as it is.
+        base: Identity of the decoder it was trained with.
+        tuned: Updates, biases and norms of the decoder that belong to it, by our names.
+        layout: How their rows lie that belong to wq and wk.
     """
     from safetensors.torch import save_file
 
-    tensors = {k: v.detach().to(torch.float16).contiguous() for k, v in bind.state_dict().items()}
+    state = bind.state_dict() | {f"{_TUNED}{n}": t for n, t in (tuned or {}).items()}
+    tensors = {k: v.detach().to(torch.float16).contiguous() for k, v in state.items()}
     metadata = {"bind": json.dumps(asdict(bind.config)), "about": json.dumps(about or {})}
-    save_file(tensors, path, metadata | ({"base_identity": base} if base else {}))
+    metadata |= {"base_identity": base} if base else {}
+    save_file(tensors, path, metadata | ({"layout": layout} if tuned else {}))
 
 
 def load_bind(path: Path) -> BindNetwork:
     """Read what `save_bind` wrote, in float32.
+
+    Raises:
+        ModelError: not a bind network, its tensors don't fit its configuration, or it comes with
+            a tuned decoder (see `load_tuned`).
+    """
+    found = load_tuned(path)
+    if found.decoder:
+        raise ModelError(f"{path.name} tunes the decoder too; a bind network alone was asked for.")
+    return found.bind
+
+
+def load_tuned(path: Path) -> Adapter:
+    """Read what `save_bind` wrote, in float32, with what it tunes of the decoder.
 
     Raises:
         ModelError: not a bind network, or its tensors don't fit its configuration.
@@ -53,10 +82,57 @@ def load_bind(path: Path) -> BindNetwork:
         tensors, metadata = read_safetensors(path)
         config = BindConfig(**json.loads(metadata["bind"]))
         bind = BindNetwork(config)
-        bind.load_state_dict({k: v.float() for k, v in tensors.items()}, strict=True)
+        own = {k: v.float() for k, v in tensors.items() if not k.startswith(_TUNED)}
+        bind.load_state_dict(own, strict=True)
+        layout = metadata.get("layout", "interleaved")
+        if layout not in ("interleaved", "half"):
+            raise ValueError(f"rows in the layout {layout!r}")
     except (ModelError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path.name} is not a bind network: {error}") from error
-    return bind
+    names = [n.removeprefix(_TUNED) for n in tensors if n.startswith(_TUNED)]
+    decoder = {n: tensors[_TUNED + n].float() for n in names}
+    return tuned_adapter(
+        bind, decoder, path.name, layout=layout, base=metadata.get("base_identity", "")
+    )
+
+
+def tuned_metadata(path: Path) -> dict[str, str]:
+    """The header of a file of a bind network; {} if it can't be read."""
+    try:
+        return read_safetensors(path)[1]
+    except ModelError:
+        return {}  # who loads it says why
+
+
+def tuned_adapter(
+    bind: BindNetwork,
+    decoder: Mapping[str, Tensor],
+    name: str,
+    *,
+    layout: RopeLayout,
+    base: str = "",
+    about: Mapping[str, Any] | None = None,
+) -> Adapter:
+    """An adapter of a bind network and tensors of the decoder by our names.
+
+    Raises:
+        ModelError: its updates differ in rank.
+    """
+    ranks = {t.shape[0] for n, t in decoder.items() if n.endswith("lora_a")}
+    if len(ranks) > 1:
+        raise ModelError(f"{name} has updates of different ranks: {sorted(ranks)}.")
+    on = {n.split(".")[-2] for n in decoder if n.endswith("lora_a")}
+    biased = {n.split(".")[-2] for n in decoder if n.endswith(".bias")}
+    return Adapter(
+        bind=bind,
+        decoder=decoder,
+        rank=ranks.pop() if ranks else 0,
+        lora_on=tuple(n for n in LINEARS if n in on),
+        biases=tuple(n for n in LINEARS if n in biased),
+        about=about or {},
+        base=base,
+        layout=layout,
+    )
 
 
 def base_identity(path: Path) -> str:
@@ -130,19 +206,8 @@ def adapter_from_state(
     with torch.device("meta"):
         bind = BindNetwork(config)
     bind.load_state_dict(bind_state, strict=True, assign=True)
-    ranks = {t.shape[0] for n, t in decoder.items() if n.endswith("lora_a")}
-    if len(ranks) > 1:
-        raise ModelError(f"{name} has updates of different ranks: {sorted(ranks)}.")
-    on = {n.split(".")[-2] for n in decoder if n.endswith("lora_a")}
-    biased = {n.split(".")[-2] for n in decoder if n.endswith(".bias")}
-    return Adapter(
-        bind=bind.eval().requires_grad_(False),
-        decoder=decoder,
-        rank=ranks.pop() if ranks else 0,
-        lora_on=tuple(n for n in LINEARS if n in on),
-        biases=tuple(n for n in LINEARS if n in biased),
-        report=report,
-    )
+    made = tuned_adapter(bind.eval().requires_grad_(False), decoder, name, layout="interleaved")
+    return replace(made, report=report)
 
 
 def _bind_config(state: Mapping[str, Tensor], name: str) -> BindConfig:

@@ -6,7 +6,7 @@ comes through a bind network of ours or a released adapter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ import torch
 
 from anybind.contracts import Build, Profile
 from anybind.core_model import base_check
-from anybind.core_model.adapters import base_identity, load_adapter, load_bind
+from anybind.core_model.adapters import base_identity, load_adapter, load_tuned, tuned_metadata
 from anybind.core_model.bind import BindNetwork
 from anybind.core_model.chat_template import ChatTemplate
 from anybind.core_model.checkpoints import LoadReport, load_with_fields
 from anybind.core_model.decoder import Decoder
+from anybind.core_model.fast import with_precision
 from anybind.core_model.identity import same
 from anybind.core_model.language import InjectedLanguageModel
 from anybind.core_model.llama import Llama
@@ -59,7 +60,7 @@ def build(build: Build) -> InjectedLanguageModel:
 
     Weights: `decoder` (GGUF file, HF folder, or what `llama-meta` wrote); `tokenizer` (a
     `tokenizer.model` or a folder; by default what lies with the decoder); `bind` (a bind network
-    of ours) or `adapter` (a released adapter that `imagebind-llm` converted).
+    of ours, with what it tunes of the decoder if it does) or `adapter` (a released adapter that `imagebind-llm` converted).
 
     Options: `name`; `chat` (prompt layout, or "template", the folder's own); `space` (whose embeddings condition it); `precision`
     ("float32", "bfloat16", "float16", "int8", "int4"; the last two merge updates); `merge` (take
@@ -111,6 +112,7 @@ def _quantised_as_stored(path: Path, build: Build, options: _Options) -> bool:
         path.suffix == ".gguf"
         and options.precision in _QUANTISED
         and "adapter" not in build.weights
+        and not _tunes_decoder(build)
         and options.context_length is None
     )
 
@@ -129,12 +131,7 @@ def _from_floats(
     tokenizer = tokenizer_of(build, path, fields)
     _check_vocabulary(tokenizer, decoder, path)
     bind = _condition(build, options, decoder, tokenizer, report)
-    ready: Decoder = decoder
-    if options.precision in _QUANTISED:
-        from anybind.core_model.fast import quantise
-
-        ready = quantise(decoder, options.precision)
-    return ready, tokenizer, bind
+    return with_precision(decoder, options.precision, build.device), tokenizer, bind
 
 
 def _options(build: Build, path: Path) -> _Options:
@@ -191,9 +188,15 @@ def _condition(
     build: Build, options: _Options, decoder: Llama, tokenizer: Tokenizer, report: LoadReport
 ) -> BindNetwork | None:
     """What turns an embedding into a condition; an adapter tunes the decoder on the way."""
-    if "adapter" not in build.weights:
-        return _bind(build, options, decoder, report.identity)
-    adapter = load_adapter(Path(build.weights["adapter"]))
+    if "adapter" in build.weights:
+        adapter = load_adapter(Path(build.weights["adapter"]))
+    else:
+        bind = _bind(build, options, decoder, report.identity)
+        if bind is None or not _tunes_decoder(build):
+            return bind
+        # `residual` has no heads, and its files may say 1.
+        bind.config = replace(bind.config, n_heads=decoder.config.n_heads)
+        adapter = replace(load_tuned(Path(build.weights["bind"])), bind=bind)
     base_check.attach(
         decoder, adapter, tokenizer, identity=report.identity,
         name=Path(build.weights["decoder"]).name,
@@ -208,7 +211,7 @@ def _bind(build: Build, options: _Options, decoder: Decoder, identity: str) -> B
     if "bind" not in build.weights:
         return None
     path = Path(build.weights["bind"])
-    bind = load_bind(path).eval().requires_grad_(False)
+    bind = load_tuned(path).bind.eval().requires_grad_(False)
     b = bind.config
     if (b.model_dim, b.n_layers) != (c.dim, c.n_layers):
         raise ModelError(
@@ -222,3 +225,8 @@ def _bind(build: Build, options: _Options, decoder: Decoder, identity: str) -> B
             'was trained with, or set "check_base": false in the options of the model.'
         )
     return bind.to(build.device)
+
+
+def _tunes_decoder(build: Build) -> bool:
+    """Whether our bind network comes with a tuned decoder. Looks at the header only."""
+    return "bind" in build.weights and "layout" in tuned_metadata(Path(build.weights["bind"]))

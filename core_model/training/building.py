@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from anybind.contracts import Build
-from anybind.core_model.adapters import Adapter, load_adapter, load_bind
+from anybind.core_model.adapters import Adapter, load_adapter, load_tuned
 from anybind.core_model.bind import BindConfig, BindNetwork
 from anybind.core_model.checkpoints import load_with_fields
 from anybind.core_model.checkpoints.tensors import read_safetensors
@@ -221,7 +221,7 @@ def _read_start(path: Path) -> Adapter:
         )
     metadata = read_safetensors(path)[1]
     if "bind" in metadata:
-        return Adapter(load_bind(path), {}, base=metadata.get("base_identity", ""))
+        return load_tuned(path)
     return load_adapter(path)
 
 

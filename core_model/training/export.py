@@ -131,13 +131,11 @@ def _adapter(trained: Trained, out: Path, decoder: Path | None) -> Exported:
 
 
 def _bind(trained: Trained, out: Path) -> Exported:
-    save_bind(trained.adapter.bind, out, trained.record, base=trained.adapter.base)
+    a = trained.adapter
+    save_bind(a.bind, out, trained.record, base=a.base, tuned=a.decoder, layout=a.layout)
     done = Exported([out])
-    if trained.adapter.decoder:
-        done.notes.append(
-            "The run tuned the decoder too, which a bind network alone does not hold; "
-            "`--as merged` writes a decoder that has it."
-        )
+    if a.decoder:
+        done.notes.append("The file holds what the run tuned of the decoder, too.")
     return done
 
 

@@ -36,6 +36,8 @@ class StageBatches:
         named = (s for s in config.data.sources if s.format in PICTURED and s.features is None)
         if config.model.bundle and any(named):
             self._maker = FeatureMaker.of_bundle(config.model.bundle)
+        self.embeds = self._maker is not None
+        """Whether pictures are embedded on the way."""
         dim = parts.trainee.bind.config.joint_dim
         self.mixer = open_sources(
             config.data, maker=self._maker, space=parts.space, dim=dim, report=report

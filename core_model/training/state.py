@@ -23,10 +23,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anybind.core_model.adapters import Adapter
+from anybind.core_model.adapters import Adapter, tuned_adapter
 from anybind.core_model.bind import BindConfig, BindNetwork
 from anybind.core_model.checkpoints.tensors import read_safetensors
-from anybind.core_model.llama import LINEARS, RopeLayout
+from anybind.core_model.llama import RopeLayout
 from anybind.errors import ModelError, UserError
 
 FORMAT = "anybind-run-1"
@@ -211,21 +211,11 @@ def read_adapter(path: Path) -> Adapter:
         bind.load_state_dict({n: t.float() for n, t in bind_state.items()}, strict=True)
     except RuntimeError as error:
         raise ModelError(f"{checkpoint} holds no whole bind network: {error}") from error
-    ranks = {t.shape[0] for n, t in decoder.items() if n.endswith("lora_a")}
-    if len(ranks) > 1:
-        raise ModelError(f"{checkpoint} has updates of different ranks: {sorted(ranks)}.")
-    on = {n.split(".")[-2] for n in decoder if n.endswith("lora_a")}
-    biased = {n.split(".")[-2] for n in decoder if n.endswith(".bias")}
-    return Adapter(
-        bind=bind.requires_grad_(False),
-        decoder=decoder,
-        rank=ranks.pop() if ranks else 0,
-        lora_on=tuple(n for n in LINEARS if n in on),
-        biases=tuple(n for n in LINEARS if n in biased),
-        about={"source": str(path), "stage": known.stage},
-        base=known.base,
-        layout=known.layout,
-    )
+    record = {"source": str(path), "stage": known.stage}
+    return tuned_adapter(
+        bind.requires_grad_(False), decoder, str(checkpoint), layout=known.layout, base=known.base,
+        about=record,
+    )  # fmt: skip
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

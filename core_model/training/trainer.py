@@ -150,8 +150,16 @@ class _Loop:
         reporter = Reporter(self.folder.path, self.place.step, live=live) if main else Quiet()
         stopped = False
         with reporter, self._signals():
-            while not (self._ended or stopped) and (taken := self.feed.take()) is not None:
-                figures, fault, stopped = self._step(taken)
+            if self.accelerator.num_processes > 1 and getattr(self.feed.batches, "embeds", False):
+                reporter.note(
+                    "Every process embeds every picture. Make the features first (anybind embed "
+                    "--dataset) and give them to the sources."
+                )
+            while not (self._ended or stopped):
+                began = time.perf_counter()
+                if (taken := self.feed.take()) is None:
+                    break
+                figures, fault, stopped = self._step(taken, began)
                 reporter.step(figures, self._share)
                 if fault:
                     reporter.note(f"step {figures.step} skipped: {fault}")
@@ -170,9 +178,11 @@ class _Loop:
 
     # ------------------------------------------------------------ a step
 
-    def _step(self, taken: StepBatches) -> tuple[StepFigures, str, bool]:
-        """One step: its figures, why it was skipped (""), whether a process was told to stop."""
-        began = time.perf_counter()
+    def _step(self, taken: StepBatches, began: float) -> tuple[StepFigures, str, bool]:
+        """One step: its figures, why it was skipped (""), whether a process was told to stop.
+
+        `began` is when its batches were asked for: reading is part of it.
+        """
         accelerator, before, share = self.accelerator, self.place, self._share
         self.place = replace(
             before, step=before.step + 1, samples=before.samples + taken.samples,

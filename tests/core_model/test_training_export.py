@@ -16,7 +16,7 @@ from torch import Tensor
 
 from anybind.contracts import Build
 from anybind.core_model import factory
-from anybind.core_model.adapters import apply_adapter, load_adapter, load_bind
+from anybind.core_model.adapters import apply_adapter, load_adapter, load_bind, load_tuned
 from anybind.core_model.checkpoints import load_decoder
 from anybind.core_model.llama import Llama
 from anybind.core_model.training.building import Parts, build_parts
@@ -99,6 +99,42 @@ def test_a_bind_network_is_what_was_trained(runs: Path) -> None:
         export(run, "bind", runs / "bind.safetensors")
     with pytest.raises(ModelError, match="save_bind"):
         export(run, "adapter", runs / "no.safetensors")
+
+
+@pytest.mark.parametrize("options", [{}, {"merge": True}, {"precision": "bfloat16"}])
+def test_a_bind_file_holds_what_it_tunes(runs: Path, options: dict[str, Any]) -> None:
+    run, parts = run_of(runs, "tuned", ["bind", "gates", "lora", "biases", "norms"])
+    wanted = logits(parts.trainee.decoder, parts.trainee.bind)
+    out = runs / "tuned.safetensors"
+    out.unlink(missing_ok=True)
+    export(run, "bind", out)
+    named = {"name": "t", "chat": "alpaca", "space": "tiny"}
+    model = factory.build(
+        Build(weights={"decoder": runs / "base", "bind": out}, options=named | options)
+    )
+    near = 0.15 if "precision" in options else 1e-2
+    got = logits(model.decoder, model.bind).float()
+    torch.testing.assert_close(got, wanted, atol=near, rtol=near)
+    plain = logits(load_decoder(runs / "base")[0], parts.trainee.bind)
+    assert (plain - wanted).abs().max() > 0.3  # what is tuned is much of it
+    with pytest.raises(ModelError, match="tunes the decoder"):
+        load_bind(out)
+
+
+def test_a_tuned_file_fits_its_base_in_the_other_layout(runs: Path) -> None:
+    run, parts = run_of(runs, "tuned", ["bind", "gates", "lora", "biases", "norms"])
+    wanted = logits(parts.trainee.decoder, parts.trainee.bind)
+    out, base = runs / "tuned-too.safetensors", runs / "tuned-base.safetensors"
+    export(run, "bind", out)
+    write_meta(parts, base, runs / "base")
+    meta, _ = load_decoder(base)
+    found = load_tuned(out)
+    apply_adapter(meta, found)
+    torch.testing.assert_close(logits(meta, found.bind), wanted, atol=1e-2, rtol=1e-2)
+    # And training can go on from it.
+    again = build_parts(stage(runs / "base", model__bind=None, model__init=str(out)))
+    here = logits(again.trainee.decoder, again.trainee.bind)
+    torch.testing.assert_close(here, wanted, atol=1e-2, rtol=1e-2)
 
 
 # ---------------------------------------------------------------- Hugging Face
