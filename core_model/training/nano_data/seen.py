@@ -127,8 +127,10 @@ class Seen:
         path.with_suffix(".jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def joined(parts: list[Seen]) -> Seen:
-    """Several as one; measured properties of the later ones win."""
+def joined(parts: list[Seen]) -> Seen | None:
+    """Several as one, None of none; measured properties of the later ones win."""
+    if not parts:
+        return None
     rows: list[Row] = []
     carries: dict[str, Any] = {}
     for part in parts:
