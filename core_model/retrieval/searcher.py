@@ -164,8 +164,8 @@ class Searcher:
     def _to_gpu(self, index: Any) -> Any:
         if not hasattr(self._faiss, "StandardGpuResources"):
             raise MissingExtra(
-                "This FAISS has no GPU part. Install one that has (pip install faiss-gpu-cu12 in "
-                "place of faiss-cpu), or leave the cache on the cpu."
+                "This FAISS has no GPU part. Install one that has (pip uninstall faiss-cpu, then "
+                'pip install "anybind[faissgpu]"), or leave the cache on the cpu.'
             )
         try:
             self._resources = self._faiss.StandardGpuResources()
