@@ -1,8 +1,8 @@
-"""How well the speech expert understands a synthetic voice: word error rate of own sentences.
+"""Settings of the speech expert tried on synthetic voices (`anybind eval speech` is the measure).
 
     python benchmarks/speech.py --whisper FILE [--json FILE] [--floor 0.25]
 
-Twenty sentences are spoken by espeak-ng (which must be on the path) in several voices and speeds.
+The twenty sentences of that measure are spoken by espeak-ng (which must be on the path) in several voices and speeds.
 A formant synthesiser is harder to understand than a person; the figure is a floor, not the quality
 on real speech. Ends with status 1 if the word error rate is above the floor.
 """
@@ -10,64 +10,13 @@ on real speech. Ends with status 1 if the word error rate is above the floor.
 from __future__ import annotations
 
 import argparse
-import io
 import json
-import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-SENTENCES = (
-    "Please put the milk back into the fridge before you leave.",
-    "The train to the city leaves at half past seven.",
-    "My sister has a small black dog and two white cats.",
-    "It will rain tomorrow, so take your umbrella with you.",
-    "Could you tell me the way to the nearest hospital?",
-    "We had fresh bread and tomato soup for dinner last night.",
-    "The children are playing football in the park behind the school.",
-    "He forgot his keys on the kitchen table again.",
-    "This picture shows a red car in front of a tall building.",
-    "I would like a cup of coffee without sugar, please.",
-    "The old man walked slowly along the river with his grandson.",
-    "Her new phone takes very good pictures at night.",
-    "They opened the window because the room was too warm.",
-    "Don't forget to call your mother on her birthday.",
-    "The farmer sold six sheep and a horse at the market.",
-    "There is a strange noise coming from the engine.",
-    "She plays the violin in the city orchestra.",
-    "The plane landed safely after a long flight over the ocean.",
-    "Turn left at the church and then drive straight on.",
-    "A yellow bird is singing in the tree outside my window.",
-)
-VOICES = (("en-us", 140), ("en-us", 170), ("en-gb", 150), ("en-us+f3", 145), ("en-gb+m3", 160),
-          ("en-us+m7", 150))  # fmt: skip
-"""espeak-ng voice and words a minute."""
-
-
-def edits(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
-    """Least number of substituted, left out and added words that turns one into the other."""
-    row = list(range(len(hypothesis) + 1))
-    for i, word in enumerate(reference, 1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(hypothesis, 1):
-            diagonal, row[j] = row[j], min(diagonal + (word != other), row[j] + 1, row[j - 1] + 1)
-    return row[-1]
-
-
-def say(text: str, voice: str, speed: int) -> tuple[Any, int]:
-    """The sentence spoken by espeak-ng: float32 samples [frames] and their rate."""
-    import soundfile
-
-    command = ["espeak-ng", "-v", voice, "-s", str(speed), "--stdout", text]
-    sound = subprocess.run(command, check=True, capture_output=True).stdout
-    # espeak-ng can't know the length when it writes to a pipe, so the header lies about it
-    data, rate = soundfile.read(
-        io.BytesIO(sound[44:]), dtype="float32", format="RAW", subtype="PCM_16", channels=1,
-        samplerate=22_050,
-    )  # fmt: skip
-    return data, rate
+from anybind.agent.evaluation.speech import SENTENCES, VOICES, edits, say
 
 
 def run(whisper: Path, options: dict[str, Any]) -> dict[str, Any]:

@@ -245,6 +245,35 @@ def cache_search(
     caching.search(folder, queries, bundle, k, as_json)
 
 
+@app.command(name="eval")
+def eval_(
+    measures: Annotated[
+        list[str] | None, typer.Argument(help="Names of measures (see --list), or all.")
+    ] = None,
+    bundle: Bundle = "nano",
+    data: Annotated[
+        Path | None, typer.Option(help="Held-out data (benchmarks/prepare.py makes the folder).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Keep every answer and summary.json in this folder.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="At most this many items a measure.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of draws and scenes.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="Threads of torch.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="The measures on offer.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a bundle on data that nothing was trained on."""
+    from anybind.agent.cli import evaluating
+
+    if list_:
+        evaluating.measures(as_json)
+    elif not measures:
+        raise typer.BadParameter("give a measure, all, or --list")
+    else:
+        evaluating.run(measures, bundle, data, out, limit, seed, threads, as_json)
+
+
 @app.command()
 def train(
     config: Annotated[

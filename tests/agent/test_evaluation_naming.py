@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-SOURCE = Path(__file__).parents[2] / "benchmarks" / "naming_score.py"
-
-
-def load() -> ModuleType:
-    """The module under test, by its path: `benchmarks` is a folder of scripts, not a package."""
-    spec = importlib.util.spec_from_file_location("anybind_naming_score", SOURCE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-names_object = load().names_object
-accepted_names = load().accepted_names
+from anybind.agent.evaluation.naming import accepted_names, mentions, names_object, related
 
 
 @dataclass(eq=False)
@@ -147,3 +131,17 @@ def test_every_path_is_followed_two_levels_and_no_further() -> None:
         "beast",
     }
     assert "carnivore" not in accepted_names(["tabby.n.01"], WORDNET)
+
+
+def test_names_beside_wordnet_fold_case_and_plural() -> None:
+    assert mentions("I hear a Thumb Piano", {"thumb piano"}, WORDNET)
+    assert mentions("two dogs", {"dog"}, WORDNET)
+    assert not mentions("a thumb on a piano", {"thumb piano"}, WORDNET)
+    assert not mentions("a dog", set(), WORDNET)
+
+
+def test_things_are_related_when_one_could_count_as_the_other() -> None:
+    assert related(["cat.n.01"], ["tabby.n.01"], WORDNET)
+    assert related(["tabby.n.01"], ["cat.n.01"], WORDNET)
+    assert not related(["cat.n.01"], ["goose.n.01"], WORDNET)
+    assert not related(["cat.n.01"], ["dog.n.01"], WORDNET)

@@ -1,4 +1,4 @@
-"""Decides whether an answer names the object of a labelled photograph.
+"""Decides whether an answer names the object of a labelled photograph, picture or sound.
 
 It knows WordNet's words and two levels of its hierarchy. It knows nothing of models, pictures or
 files: the caller passes any object with the two methods of `WordNet` below (nltk's
@@ -72,6 +72,14 @@ def names_object(answer: str, synset_ids: list[str], wordnet: WordNet) -> bool:
     `synset_ids` are WordNet names (`["cat.n.01"]`); any one of them is enough. An empty answer or
     an empty list is False. A name that WordNet does not have raises the reader's own error.
     """
+    return mentions(answer, accepted_names(synset_ids, wordnet), wordnet)
+
+
+def mentions(answer: str, names: Iterable[str], wordnet: WordNet) -> bool:
+    """True iff `answer` has one of `names` as whole words, plural and case folded.
+
+    `names` are lower case, words separated by single spaces.
+    """
     words = _words(answer)
     if not words:
         return False
@@ -79,7 +87,7 @@ def names_object(answer: str, synset_ids: list[str], wordnet: WordNet) -> bool:
     # ("sweets", "headphones") matches too. A lemma is folded only at its last word: that is
     # where English puts the plural of a compound.
     forms = [_forms(word, wordnet) for word in words]
-    for name in accepted_names(synset_ids, wordnet):
+    for name in names:
         lemma = name.split(" ")
         last = _forms(lemma[-1], wordnet)
         for start in range(len(words) - len(lemma) + 1):
@@ -87,6 +95,21 @@ def names_object(answer: str, synset_ids: list[str], wordnet: WordNet) -> bool:
             if words[start:end] == lemma[:-1] and forms[end] & last:
                 return True
     return False
+
+
+def related(one: Iterable[str], other: Iterable[str], wordnet: WordNet) -> bool:
+    """Whether naming one thing could count as naming the other: a shared name at most two levels
+    up from either. Such a pair is no question of yes or no, and no scene of two things.
+    """
+    mine, theirs = list(one), list(other)
+    names_of = {
+        which: {" ".join(_words(n)) for s in ids for n in wordnet.synset(s).lemma_names()}
+        for which, ids in (("mine", mine), ("theirs", theirs))
+    }
+    return bool(
+        names_of["mine"] & accepted_names(theirs, wordnet)
+        or names_of["theirs"] & accepted_names(mine, wordnet)
+    )
 
 
 def _words(text: str) -> list[str]:

@@ -1,0 +1,133 @@
+"""Manifests of held-out pictures, sounds, captions and requests: complete, licensed, not trained on."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FREE = ("Apache-2.0", "CC-BY-4.0", "CC0-1.0", "MIT", "public domain")
+
+
+def load(script: str) -> ModuleType:
+    """A script by its path: `benchmarks` is no package."""
+    path = ROOT / "benchmarks" / script
+    spec = importlib.util.spec_from_file_location(path.parent.name + "_" + path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def lines(name: str) -> list[dict[str, Any]]:
+    text = (ROOT / "benchmarks" / name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def heldout(name: str) -> dict[str, Any]:
+    return json.loads((ROOT / "core_model" / "training" / name).read_text())
+
+
+def test_every_picture_is_licensed_hashed_and_declared_as_held_out() -> None:
+    pictures = lines("pictures/manifest.jsonl")
+    assert len(pictures) >= 200
+    assert max(Counter(p["id"] for p in pictures).values()) == 1
+    assert max(Counter(p["sha256"] for p in pictures).values()) == 1
+    declared = heldout("heldout_pictures.json")
+    for p in pictures:
+        assert p["licence"].startswith(FREE), p["id"]
+        assert re.fullmatch(r"[0-9a-f]{64}", p["sha256"]), p["id"]
+        assert p["label"] and p["synsets"] and p["version"]
+        assert all(re.fullmatch(r"\S+\.n\.\d\d", s) for s in p["synsets"])
+        if p["source"] == "openclipart":
+            folder = p["member"].split("/svg/")[1].rpartition("/")[0]
+            assert any(folder.startswith(f) for f in declared["openclipart_folders"]), p["member"]
+        else:
+            assert p["source"] in declared["iconify"]
+
+
+def test_changed_icons_are_refused() -> None:
+    fetch = load("pictures/fetch.py")
+    picture = {"id": "a", "member": "package/icons.json", "icon": "a", "sha256": "0" * 64}
+
+    class Fetcher:
+        @staticmethod
+        def members(*_: Any) -> Any:
+            icons = {"width": 8, "icons": {"a": {"body": "<path/>", "height": 4}}}
+            yield "package/icons.json", json.dumps(icons).encode()
+
+    ((_, found, svg),) = fetch.svgs(Path("x"), "tgz", [picture], Fetcher)
+    assert found != picture["sha256"] and re.fullmatch(r"[0-9a-f]{64}", found)
+    assert 'viewBox="0 0 8 4"' in svg and "<path/>" in svg
+
+
+def test_each_photograph_has_one_caption_among_enough() -> None:
+    captions = lines("data/captions.jsonl")
+    photos = [p["id"] for p in lines("photos/manifest.jsonl")]
+    assert [c["id"] for c in captions if c["id"]] == photos
+    assert len(captions) >= 250
+    assert len({c["caption"] for c in captions}) == len(captions)
+
+
+def test_unlike_requests_say_their_arguments() -> None:
+    rows = lines("data/tool_requests_unlike.jsonl")
+    assert len(rows) >= 60
+    older = {r["text"].lower() for r in lines("data/tool_requests.jsonl")}
+    takes = {
+        "Replace Something From The Photo": 2, "Detect the Give Object": 1, "Crop Image": 1,
+        "Segment the given object": 1, "Crop the Given Object": 1,
+        "Remove Something From The Photo": 1, "Generate Image From User Input Text": 1,
+    }  # fmt: skip
+    for row in rows:
+        assert row["text"].lower() not in older
+        assert len(row["args"]) == takes.get(row["right"][0], 0), row["id"]
+    assert sum(r["right"] == [""] for r in rows) >= 10
+
+
+def test_test_requests_are_no_training_requests() -> None:
+    ours = json.loads((ROOT / "agent" / "evaluation" / "toolchat_words.json").read_text())
+    theirs = (ROOT / "core_model" / "training" / "toolchat_requests.json").read_text()
+    trained = json.loads(theirs)["tools"]
+
+    def bare(text: str) -> str:
+        words = re.sub(r"\{\w+\}", "", text.lower())
+        return " ".join(re.findall(r"[a-z]+", words))
+
+    known = {bare(t) for kinds in trained.values() for some in kinds.values() for t in some}
+    for name, templates in ours["tools"].items():
+        assert len(set(templates)) >= 6, name
+        assert not known & {bare(t) for t in templates}, name
+    unseen = set(heldout("heldout_tools.json")["tools"])
+    assert len(unseen) == 8 and unseen <= set(ours["tools"])
+    assert not unseen & set(trained)
+
+
+def test_sounds_have_classes_and_their_melodies_stay_in_the_clip() -> None:
+    make = load("sounds/make.py")
+    classes = json.loads((ROOT / "benchmarks" / "sounds" / "classes.json").read_text())
+    used = {*make.MUSESCORE, *make.FLUIDR3, *make.SONIC}
+    assert used <= set(classes) and len(used) >= 40
+    assert all(c["names"] for c in classes.values())
+    for seed in range(30):
+        r = np.random.default_rng(seed)
+        for start, seconds, key, loud in make.phrase(r, 40, 70):
+            assert 0 <= start and start + seconds <= make.SECONDS
+            assert 0 < key < 128 and 0 < loud < 128
+    assert all(entry[2].startswith(("MIT", "CC0")) for entry in make.PACKAGES.values())
+
+
+@pytest.mark.parametrize(("value", "wanted"), [(0, b"\x00"), (127, b"\x7f"), (128, b"\x81\x00")])
+def test_midi_deltas_are_variable_length(value: int, wanted: bytes) -> None:
+    make = load("sounds/make.py")
+    body = make.midi([(value / 1000, b"\x90\x3c\x40")]).partition(b"MTrk")[2]
+    assert wanted + b"\x90\x3c\x40" in body
