@@ -361,6 +361,8 @@ def test_replay_prompts_are_many_and_answers_are_kept(tmp_path):
     with pytest.raises(UserError, match="--decoder"):
         answered(tmp_path / "none.json")
     assert whole_sentences("No end") == "No end"
+    assert whole_sentences("I am glad. I am glad. I am") == "I am glad."
+    assert whole_sentences("It costs 3.5 euros. Really!\nYes") == "It costs 3.5 euros. Really!"
 
 
 # ---------------------------------------------------------------- files

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from PIL import Image as Picture
 
-from anybind.content import AnyPart, Audio, Image
+from anybind.content import AnyPart, Audio, Image, Waveform
 from anybind.core_model.training.nano_data import composing
 from anybind.core_model.training.nano_data.carried import measure
 from anybind.core_model.training.nano_data.drawings import SETS, Drawing, drawings
@@ -151,7 +151,8 @@ def _sounds(each: int, seed: int) -> Iterator[Made]:
     from anybind.core_model.training.audio_events_synth import RATE
 
     for clip in synth_clips(each, seed):
-        yield Row(0, "sound", (clip.label,), set="synth"), Audio.of(clip.samples, RATE)
+        wave = Waveform(clip.samples[None], RATE)
+        yield Row(0, "sound", (clip.label,), set="synth"), Audio.of(wave)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ _UNCOUNTED = frozenset(
     cash gold silver copper cotton silk lace leather luggage equipment machinery weather sunshine
     traffic hair mail software champagne whiskey vodka lemonade porridge toast pasta
     makeup powder mascara lipstick sunscreen perfume soap shampoo toothpaste karate judo tennis
-    football soccer basketball volleyball baseball golf badminton rugby hockey cricket""".split()
+    food ground scenery underwear football soccer basketball volleyball baseball golf badminton rugby hockey cricket""".split()
 )
 _PLURAL = frozenset(
     """binoculars sunglasses glasses goggles scissors trousers jeans maracas shorts pants trunks chips

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -109,12 +110,19 @@ def answered(file: Path, answer: Callable[[str], str] | None = None) -> dict[str
 
 
 def whole_sentences(text: str) -> str:
-    """A text without a sentence that was cut off at its end."""
-    text = text.strip()
-    if not text or text[-1] in ".!?\"')`":
-        return text
-    end = max(text.rfind(mark) for mark in (". ", "! ", "? ", ".\n", "!\n", "?\n"))
-    return text[: end + 1] if end > 0 else text
+    """A text without a sentence that was cut off at its end, and up to the first that comes twice.
+
+    A small decoder may go round in circles under greedy decoding; that is not worth keeping.
+    """
+    parts = re.findall(r".+?(?:[.!?]+[\"')]*(?=\s|$)|$)\s*", text.strip(), re.DOTALL)
+    kept: list[str] = []
+    for part in parts:
+        if part.strip() in [k.strip() for k in kept]:
+            break
+        kept.append(part)
+    whole = [p for p in kept if p.rstrip()[-1:] in (".", "!", "?", '"', "'", ")", "`")]
+    # The last one counts as cut off if it has no end while others have one.
+    return "".join(kept[: len(kept) - (kept[-1] not in whole)] if whole else kept).strip()
 
 
 def replay(said: dict[str, str]) -> Callable[[Looks, random.Random], Draft]:

@@ -35,6 +35,8 @@ BOTH = (
     "What are the two main things in the picture?", "Describe the picture.",
     "What objects are there?", "What can you see in the photo?", "Tell me all that is in the image.",
 )  # fmt: skip
+ONE = tuple(q for q in BOTH if "two" not in q and "things" not in q and "objects" not in q)
+"""Those that do not say that there are several."""
 WHERE = (
     "Which of them is on the left?", "Is the {a} to the left of the {b}?", "What is on the right side?",
     "Is the {a} above the {b}?", "Where exactly is the {a}?", "Which one is nearer?",
@@ -87,7 +89,7 @@ def _shares(looks: Looks, things: list[Thing], feature: Feature) -> list[float]:
 def scene_turn(things: list[Thing], rng: random.Random) -> Turn:
     """A question after everything, and the answer."""
     names = [article(called(t)) for t in things]
-    asked = rng.choice(BOTH)
+    asked = rng.choice(BOTH if len(things) > 1 else ONE)
     if "photo" in asked:
         return asked, f"The photo shows {listed(names)}."
     if asked.startswith(("List", "Name")):

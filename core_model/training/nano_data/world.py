@@ -57,7 +57,7 @@ _NOT_THESE = frozenset(
     wind air earth light color shadow heart arrow star circle square triangle button switch file
     share comment link tag code data search protection system network storage monitor folder
     release market center down up new picture effect plus minus date edit history map print
-    working down current guest member expert worker boss partner beginner object thing page block
+    working row matrix archive leg down current guest member expert worker boss partner beginner object thing page block
     filter plan column row source trunk world tab import export intersection area shape form piece way chip pin volume case base
     stop start pause play next previous remove add copy paste insert delete undo redo alphabet
     fork branch commit merge deposit transfer exchange reload level rest touch drag print scan""".split()
