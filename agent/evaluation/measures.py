@@ -106,8 +106,10 @@ def evaluate(
     }  # fmt: skip
     if out is not None:
         path = out / "summary.json"
-        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        merged = before | {measure.name: found}
+        merged: dict[str, Any] = {}
+        if path.is_file():
+            merged = json.loads(path.read_text(encoding="utf-8"))
+        merged[measure.name] = found
         ordered = {n: merged[n] for n in MEASURES if n in merged}
         text = json.dumps(ordered, indent=1, ensure_ascii=False) + "\n"
         partial = path.with_suffix(".part")

@@ -59,7 +59,7 @@ def say(text: str, voice: str, speed: int) -> tuple[Any, int]:
     Raises:
         UserError: espeak-ng is not installed.
     """
-    import soundfile
+    import soundfile  # pyright: ignore[reportMissingTypeStubs]
 
     command = ["espeak-ng", "-v", voice, "-s", str(speed), "--stdout", text]
     try:
