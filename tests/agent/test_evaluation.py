@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from anybind.agent.cli.app import app
 from anybind.agent.evaluation import existence, measures, requests, retrieval, scenes, toolchat
 from anybind.agent.evaluation.bench import Bench
 from anybind.agent.evaluation.data import Data
@@ -330,3 +332,12 @@ def test_a_run_keeps_every_row_and_merges_the_summary(
     few = Bench(FakeRuntime(), Data(tmp_path), limit=4)  # type: ignore[arg-type]
     assert evaluate(MEASURES["photographs"], few, None)["total"] == 4
     assert few.some(range(10)) == few.some(range(10)) == sorted(few.some(range(10)))
+
+
+def test_the_command_lists_measures_and_names_missing_data(tmp_path: Path) -> None:
+    runner = CliRunner()
+    listed = runner.invoke(app, ["eval", "--list", "--json"])
+    assert [m["name"] for m in json.loads(listed.output)] == list(MEASURES)
+    missing = runner.invoke(app, ["eval", "sounds", "--data", str(tmp_path / "none")])
+    assert isinstance(missing.exception, UserError)
+    assert runner.invoke(app, ["eval"]).exit_code == 2
