@@ -157,7 +157,7 @@ def _sounds(each: int, seed: int) -> Iterator[Made]:
 
 def main() -> None:
     """Command line."""
-    import anybind
+    from anybind.core_model.model import ImageBindLLM
 
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("what", choices=["drawings", "sounds"])
@@ -175,7 +175,7 @@ def main() -> None:
     p.add_argument("--limit", type=int, help="only so many drawings, taken at random")
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args()
-    model = anybind.load(args.bundle)
+    model = ImageBindLLM.from_bundle(args.bundle)
     if args.what == "sounds":
         seen = encoded(model, _sounds(args.each, args.seed), report="sounds")
         seen.save(
