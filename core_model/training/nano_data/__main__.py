@@ -98,10 +98,10 @@ def _kit(args: argparse.Namespace, *, looking: bool) -> Kit:
         replies = answered(args.replies, answer)
     if not looking:
         return Kit(None, replies, protocol)
-    import anybind
+    from anybind.core_model.model import ImageBindLLM
 
     world = World.load(args.world or args.out / "world.jsonl")
-    model = anybind.load(args.bundle)
+    model = ImageBindLLM.from_bundle(args.bundle)
     parts = [Seen.load(path) for path in args.seen]
     drawn = [p for p in parts if "sound" not in p.by_what]
     heard = [p for p in parts if "sound" in p.by_what]
