@@ -79,7 +79,10 @@ def open(path: str | Path, *, kind: str | None = None) -> AnyPart:
 
 
 def load(bundle: str | Path = "nano", **options: Any) -> ImageBindLLM:
-    """Load the model of a bundle alone: embed, mix, retrieve, generate."""
+    """Load the model of a bundle alone: embed, mix, retrieve, generate.
+
+    `encoders_only=True` leaves out decoder and cache, for embedding alone.
+    """
     from anybind.core_model import ImageBindLLM
 
     return ImageBindLLM.from_bundle(bundle, **options)

@@ -333,7 +333,9 @@ def run_converter(function: str, source: Path, target: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
         if done.returncode != 0 or not scratch.exists():
             said = done.stderr.strip().splitlines()
-            raise MissingWeights(f"{source.name} can't be converted: {said[-1] if said else '?'}")
+            # The last line of a traceback: "module.Class: message".
+            why = re.sub(r"^[\w.]*\.(\w+Error): ", "", said[-1]) if said else "it was stopped"
+            raise MissingWeights(f"{source.name} can't be converted: {why}")
         os.replace(scratch, target)
     except subprocess.TimeoutExpired as error:
         raise MissingWeights(f"Converting {source.name} took over {seconds} s.") from error

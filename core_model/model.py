@@ -42,13 +42,17 @@ class ImageBindLLM(Arithmetic):
 
     def __init__(
         self,
-        language: LanguageModel,
+        language: LanguageModel | None,
         encoders: Sequence[Encoder],
         cache: RetrievalCache | None = None,
         cache_kinds: frozenset[str] = frozenset(),
         cache_apply: Literal["each", "mix"] = "each",
+        space: str = "",
     ) -> None:
-        self.language = language
+        """`language` None gives a model that embeds and mixes only; `space` names its space then."""
+        self._language = language
+        self.space = language.profile.space if language is not None else space
+        """The joint space."""
         self.cache = cache
         self.cache_kinds = cache_kinds
         self.cache_apply: Literal["each", "mix"] = cache_apply
@@ -60,22 +64,29 @@ class ImageBindLLM(Arithmetic):
         self._kept: OrderedDict[str, Embedding] = OrderedDict()
 
     @classmethod
-    def from_bundle(cls, bundle: str | Path | Assembly = "nano", **options: Any) -> ImageBindLLM:
+    def from_bundle(
+        cls,
+        bundle: str | Path | Assembly = "nano",
+        *,
+        encoders_only: bool = False,
+        **options: Any,
+    ) -> ImageBindLLM:
         """Load the model of a bundle; weights are fetched if need be.
 
         Encoders are built when their modality is first met: a question about a picture does not
-        wait for the ears.
+        wait for the ears. `encoders_only` leaves out decoder and cache, whose weights then need
+        not be there.
         """
         assembly = bundle if isinstance(bundle, Assembly) else Assembly(bundle, **options)
         spec = assembly.bundle
-        language = assembly.build("models", spec.model)
+        language = None if encoders_only else assembly.build("models", spec.model)
         cache, kinds, apply = None, frozenset[str](), "each"
-        if spec.cache:
+        if spec.cache and not encoders_only:
             settings = dict(spec.cache)
             kinds, apply = frozenset(settings.pop("kinds", ())), settings.pop("apply", "each")
             settings.setdefault("bundle_space", spec.space)
             cache = RetrievalCache.load(assembly.weight(settings.pop("file")), **settings)
-        model = cls(language, (), cache, kinds, apply)
+        model = cls(language, (), cache, kinds, apply, spec.space)
         for component in spec.encoders:
             offer = assembly.registry.spec("encoders", component.use)
             if isinstance(offer, EncoderSpec):
@@ -89,9 +100,15 @@ class ImageBindLLM(Arithmetic):
         return frozenset(self._encoders) | frozenset(self._waiting)
 
     @property
-    def space(self) -> str:
-        """The joint space."""
-        return self.language.profile.space
+    def language(self) -> LanguageModel:
+        """The decoder.
+
+        Raises:
+            UserError: the model was loaded without it.
+        """
+        if self._language is None:
+            raise UserError("This model was loaded with encoders only; load it whole to ask it.")
+        return self._language
 
     def encoder(self, modality: str) -> Encoder:
         """The encoder of a modality.
@@ -104,8 +121,8 @@ class ImageBindLLM(Arithmetic):
             del self._waiting[modality]
         if modality not in self._encoders:
             raise UserError(
-                f"{self.language.profile.name} has no encoder for {modality}; "
-                f"it takes {', '.join(sorted(self.modalities))}."
+                f"There is no encoder for {modality}; "
+                f"this model takes {', '.join(sorted(self.modalities))}."
             )
         return self._encoders[modality]
 

@@ -22,7 +22,7 @@ def embed(
         raise UserError(f"{out}: embeddings are written as .safetensors.")
     if plot is not None and plot.suffix not in (".png", ".svg", ".pdf"):
         raise UserError(f"{plot}: charts are written as .png, .svg or .pdf.")
-    model = anybind.load(bundle, progress=FetchProgress())
+    model = anybind.load(bundle, encoders_only=True, progress=FetchProgress())
     parts = [model.part(thing) for thing in things]
     found = model.embed_parts(parts)
     if out is not None:

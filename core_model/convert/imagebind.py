@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anybind.core_model.convert.pickles import reason
 from anybind.core_model.convert.writing import write_safetensors
 from anybind.core_model.encoders.imagebind_config import OFFICIAL, TOWERS
 from anybind.core_model.encoders.imagebind_sizes import is_hierarchy
@@ -113,8 +114,7 @@ def read_state(source: Path) -> dict[str, Tensor]:
         mapped = zipfile.is_zipfile(source)
         state: Any = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # whatever damaged bytes make the reader raise
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{source.name} is not a readable checkpoint: {first}") from error
+        raise ModelError(f"{source.name} is not a readable checkpoint: {reason(error)}") from error
     if isinstance(state, dict) and isinstance(state.get("model"), dict):
         state = state["model"]
     if not isinstance(state, dict) or not state:

@@ -27,8 +27,15 @@ def load_pickle(path: Path) -> Any:
             # Files older than torch 1.6 have no offsets to map.
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        said = str(error).strip().splitlines()
-        raise ModelError(f"{path.name} can't be read: {said[0] if said else error!r}") from error
+        raise ModelError(f"{path.name} can't be read: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """What torch says of an unreadable file, without its advice to trust the file."""
+    said = str(error).strip()
+    if "Weights only load failed" in said:
+        return "damaged, no torch file, or it holds more than tensors and plain values"
+    return said.splitlines()[0] if said else type(error).__name__
 
 
 def tensors_of(path: Path, holder: object) -> dict[str, Tensor]:

@@ -18,10 +18,10 @@ import torch
 from safetensors.torch import load_file
 
 import anybind
-from anybind.agent.cli import doctoring
+from anybind.agent.cli import doctoring, embedding
 from anybind.bundles import FOLDER, load
 from anybind.content import PointCloud
-from anybind.errors import MissingWeights, ModelError
+from anybind.errors import MissingWeights, ModelError, UserError
 from tests.core_model.imagebind_files import TINY_SETTINGS, tiny
 
 DATA = Path(__file__).parent.parent / "data"
@@ -146,6 +146,29 @@ def test_with_the_files_doctor_converts_them_and_the_bundle_answers(
         assert reply.text and reply.usage.reply_tokens > 0
         again = session.ask("And now?", tools=False)  # the condition holds on
         assert again.usage.reply_tokens > 0
+
+
+def test_embedding_needs_neither_the_decoder_nor_the_cache(
+    place: Path, bundle: Path, examples: Path, tmp_path: Path
+) -> None:
+    hidden = [place / name for name in ("llama.safetensors", "knn.index")]
+    for file in hidden:
+        file.rename(file.with_suffix(".hidden"))
+    try:
+        out = tmp_path / "e.safetensors"
+        things = [str(examples / "cat.png"), str(examples / "guitar.wav")]
+        embedding.embed(things, str(bundle), out, None, True)
+        tensors = load_file(out)
+        assert set(tensors) == {"embeddings", "raw", "scaled"}
+        # ImageBind's own outputs: a picture's are of norm 1, a sound's near 20.
+        assert tensors["scaled"][0].norm() == pytest.approx(1, abs=1e-3)
+        assert 10 < tensors["scaled"][1].norm() < 20.01
+        model = anybind.load(bundle, encoders_only=True)
+        with pytest.raises(UserError, match="encoders only"):
+            model.generate("What is it?", things[0])
+    finally:
+        for file in hidden:
+            file.with_suffix(".hidden").rename(file)
 
 
 def test_a_base_of_other_sizes_is_refused(place: Path, bundle: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anybind.errors import UserError
+from anybind.optional import require
 
 SIDE = 300
 COLOURS = {
@@ -33,13 +33,9 @@ def render(
         side: Longest side, pixels.
         colour: Of what takes the colour of its surroundings ("currentColor").
     """
-    try:
-        import resvg_py  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError("Drawings are rendered with resvg_py: pip install resvg-py") from error
+    rendering: Any = require("resvg_py", "training")
     if colour is not None or "currentColor" in svg:
         svg = svg.replace("currentColor", "#{:02x}{:02x}{:02x}".format(*(colour or (30, 30, 30))))
-    rendering: Any = resvg_py
     try:
         data = rendering.svg_to_bytes(svg_string=svg, width=side, skip_system_fonts=True)
     except ValueError:
