@@ -47,7 +47,8 @@ def check_sizes(config: LlamaConfig) -> None:
         if config.rope_scaling.low_freq_factor == config.rope_scaling.high_freq_factor:
             raise ModelError("The low and the high factor of the rotary scaling are the same.")
     for name, value in numbers.items():
-        if not isinstance(value, (int, float)) or not 0 < value < 1e15:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 < value < 1e15:
             raise ModelError(f"{name} is {value!r}; it must be a number above 0.")
 
 
