@@ -164,8 +164,8 @@ def test_jsonl_is_read_by_our_reader(layout, made, tmp_path):
     for x in made[:100]:
         sample = x.sample(layout)
         record = own(json.dumps(as_json(sample)).encode(), Reading(tmp_path, tmp_path))
-        # The reader takes the blanks around a text away; a prompt ends with a line end.
-        wanted = [(m.role, m.content.strip()) for m in sample.messages]
+        # To the last character: a prompt ends with a line end.
+        wanted = [(m.role, m.content) for m in sample.messages]
         assert [(m.role, m.content) for m in record.messages] == wanted
         assert record.muted == sample.muted
 

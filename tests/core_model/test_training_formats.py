@@ -275,9 +275,9 @@ def test_own_format(tmp_path: Path) -> None:
     told: list[str] = []
     found = read(tmp_path, told, format="jsonl", path="o.jsonl", bad_share=1)
     assert [s.key for s in found] == [f"o.jsonl, line {n}" for n in (1, 2, 3, 4)]
-    assert found[0].messages[0].input == "ctx" and said(found[0]) == ["one two"]
-    assert found[1].muted == (Span(1, 0, 7),) and said(found[1]) == ["one two"]
-    assert said(found[2]) == ["two"]  # counted with the blanks in front, which are dropped
+    assert found[0].messages[0].input == "ctx" and said(found[0]) == ["  one two "]  # as written
+    assert found[1].muted == (Span(1, 0, 10),) and said(found[1]) == ["  one two "]
+    assert said(found[2]) == ["two "]
     assert found[2].feature is not None
     assert np.allclose(found[2].feature[:4], [0, 0.6, 0.8, 0])
     assert found[3].messages[0].role == "system" and found[3].feature is None

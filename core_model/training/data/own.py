@@ -72,7 +72,8 @@ def _message(said: Mapping[str, Any], number: int) -> tuple[Message, list[Span]]
     if role not in ("system", "user", "assistant"):
         raise BadRecord(f"{where} has the role {str(role)[:40]!r}: system, user or assistant")
     raw = said.get("content")
-    content = text(raw, where)
+    text(raw, where)
+    content = raw  # as written: the end of a prompt decides where its answer begins
     extra = text(said.get("input"), f"{where}: input", empty=True)
     learn, mute = said.get("learn", True), said.get("mute", [])
     if role != "assistant" and (mute or learn is not True):
@@ -81,7 +82,6 @@ def _message(said: Mapping[str, Any], number: int) -> tuple[Message, list[Span]]
         raise BadRecord(f"{where}: only a user's message has an input")
     if not isinstance(learn, bool) or not isinstance(mute, list):
         raise BadRecord(f"{where}: learn is true or false, mute a list of [start, end]")
-    shift = len(raw) - len(raw.lstrip())  # `content` has lost the blanks in front
     spans: list[Span] = []
     for span in mute:
         if not (isinstance(span, list) and len(span) == 2 and all(type(v) is int for v in span)):
@@ -91,10 +91,10 @@ def _message(said: Mapping[str, Any], number: int) -> tuple[Message, list[Span]]
             raise BadRecord(
                 f"{where}: mute [{start}, {end}] lies outside its {len(raw)} characters"
             )
-        spans.append(Span(number, max(start - shift, 0), min(end - shift, len(content))))
+        spans.append(Span(number, start, end))
     if not learn:
         spans = [Span(number, 0, len(content))]
-    return Message(role, content, input=extra), [s for s in spans if s.start < s.end]
+    return Message(role, content, input=extra), spans
 
 
 def _attachments(listed: Any, reading: Reading) -> tuple[Attachment, ...]:
