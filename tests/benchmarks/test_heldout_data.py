@@ -131,3 +131,11 @@ def test_midi_deltas_are_variable_length(value: int, wanted: bytes) -> None:
     make = load("sounds/make.py")
     body = make.midi([(value / 1000, b"\x90\x3c\x40")]).partition(b"MTrk")[2]
     assert wanted + b"\x90\x3c\x40" in body
+
+
+def test_the_recordings_measured_with_are_declared_as_held_out() -> None:
+    make = load("sounds/make.py")
+    files = heldout("heldout_sounds.json")["sonic_pi_files"]
+    prefixes = tuple(p.rstrip("*") for some in make.SONIC.values() for p in some)
+    assert len(files) >= 50 and all(f.startswith(prefixes) for f in files)
+    assert heldout("heldout_sounds.json")["recipe_seeds_from"] == make.OWN_SEED
