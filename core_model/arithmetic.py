@@ -5,6 +5,7 @@ The sums themselves are in `anybind.core_model.mixing`; here things become embed
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from anybind.content import AnyPart, Embedding
 from anybind.core_model import mixing
 
 
-class Arithmetic:
+class Arithmetic(ABC):
     """For a class that can embed: `model.add("photo.jpg", "a red bicycle")` and so on.
 
     Results are embeddings of unit norm, to be used like any thing: as a condition of `generate`,
@@ -20,13 +21,13 @@ class Arithmetic:
     embeddings of another space are refused.
     """
 
+    @abstractmethod
     def part(self, thing: Any) -> AnyPart:
         """A thing as a part."""
-        raise NotImplementedError
 
+    @abstractmethod
     def embed_parts(self, parts: Sequence[AnyPart]) -> list[Embedding]:
         """One embedding a part."""
-        raise NotImplementedError
 
     def embeddings(self, *things: Any) -> list[Embedding]:
         """The embeddings of paths, texts, parts or pictures; embeddings stay as they are."""

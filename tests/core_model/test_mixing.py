@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anybind.content import Embedding, Provenance
-from anybind.core_model.cache import RetrievalCache
+from anybind.core_model import RetrievalCache
 from anybind.core_model.mixing import add, generator_feature, interpolate, mix, subtract
 from anybind.errors import UserError
 
