@@ -41,6 +41,8 @@ class TrainingSample:
     """File and number of the record, for people."""
     muted: tuple[Span, ...] = ()
     """What the model reads in its own turn and didn't say (observations of tools): no loss there."""
+    words: str = ""
+    """What the feature is of: a name, or several with commas between. "" is not said."""
 
 
 def spoken(content: str, message: int, muted: Sequence[Span]) -> list[tuple[int, int]]:

@@ -369,7 +369,8 @@ def test_replay_prompts_are_many_and_answers_are_kept(tmp_path):
 
 
 def test_written_data_are_read_back(kit, tmp_path):
-    wanted = making.counts(["caption", "context", "heard", "tools"], 60)
+    kinds = ["caption", "scene", "sound", "replay", "context", "heard", "tools"]
+    wanted = making.counts(kinds, 90)
     summary = making.write(kit, tmp_path, wanted, seed=2)
     file = FeatureFile(tmp_path / "features.safetensors")
     assert file.space == "test" and file.dim == DIM
@@ -382,8 +383,12 @@ def test_written_data_are_read_back(kit, tmp_path):
             assert [m.content for m in record.messages] == [m.content for m in sample.messages]
             assert [m.input for m in record.messages] == [m.input for m in sample.messages]
             if sample.feature is None:
-                assert not record.attachments
+                assert not record.attachments and not record.words
             else:
+                # What it is of, for the alignment of the bound feature.
+                assert record.words == sample.words != ""
+                if kind == "caption":
+                    assert sample.words.split()[-1] in sample.messages[-1].content.lower()
                 assert np.allclose(file.find(record.attachments[0].key), sample.feature, atol=2e-3)
     making.write_records(kit, tmp_path / "g.json", 12, seed=2)
     records = json.loads((tmp_path / "g.json").read_text())

@@ -253,7 +253,7 @@ def test_own_format(tmp_path: Path) -> None:
         {"role": "assistant", "content": "  one two "},
     )
     good = [
-        {"messages": [ask, answer], "attachments": ["a.png"], "id": "x"},
+        {"messages": [ask, answer], "attachments": ["a.png"], "words": " cat, dog", "id": "x"},
         {"messages": [ask, {**answer, "learn": False}, ask, answer], "attachments": [{"path": "a.png", "weight": 0.5}]},
         {"messages": [ask, {**answer, "mute": [[0, 6]]}], "feature": [0.0, 3.0, 4.0, 0, 0, 0, 0, 0]},
         {"messages": [{"role": "system", "content": "s"}, ask, answer]},
@@ -269,6 +269,7 @@ def test_own_format(tmp_path: Path) -> None:
         {"messages": [answer, ask]},
         {"messages": [ask, answer, {"role": "system", "content": "late"}]},
         {"messages": []},
+        {"messages": [ask, answer], "words": ["cat"]},
     ]
     lines = [json.dumps(r) for r in good] + ["", "{", *(json.dumps(r) for r in bad)]
     (tmp_path / "o.jsonl").write_text("\n".join(lines), encoding="utf-8")
@@ -282,7 +283,8 @@ def test_own_format(tmp_path: Path) -> None:
     assert np.allclose(found[2].feature[:4], [0, 0.6, 0.8, 0])
     assert found[3].messages[0].role == "system" and found[3].feature is None
     numbers = [int(line.split("line ")[1].split(":")[0]) for line in told]
-    assert numbers == [6, *range(7, 17)]
+    assert numbers == [6, *range(7, 18)]
+    assert [s.words for s in found] == ["cat, dog", "", "", ""]
 
 
 def test_webdataset(tmp_path: Path) -> None:

@@ -147,7 +147,9 @@ class Mixer(Iterator[TrainingSample]):
             if isinstance(feature, BadRecord):
                 source.bad(key, str(feature))
             else:
-                yield TrainingSample(record.messages, feature, source.name, key, record.muted)
+                yield TrainingSample(
+                    record.messages, feature, source.name, key, record.muted, record.words
+                )
 
     def _features(
         self, drawn: Sequence[tuple[Source, Record, str]]

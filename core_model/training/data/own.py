@@ -2,7 +2,7 @@
 
 {"messages": [{"role": "user", "content": "What is it?"},
 {"role": "assistant", "content": "A cat."}],
-"attachments": ["cat.jpg", {"path": "depth:room.png", "weight": 0.5}]}
+"attachments": ["cat.jpg", {"path": "depth:room.png", "weight": 0.5}], "words": "cat, room"}
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from anybind.core_model.training.data.records import (
 )
 from anybind.core_model.training.samples import Span
 
-_KNOWN = {"messages", "attachments", "feature", "id", "source"}
+_KNOWN = {"messages", "attachments", "feature", "words", "id", "source"}
 _IN_MESSAGE = {"role", "content", "input", "learn", "mute"}
 _WIDEST = 65_536
 
@@ -61,7 +61,8 @@ def own_record(said: Mapping[str, Any], reading: Reading) -> Record:
     if row is not None and attached:
         raise BadRecord("it has attachments and a feature; one of them")
     feature = None if row is None else _row(row)
-    return Record(found, attached, feature, tuple(muted))
+    words = text(said.get("words"), "words", empty=True)
+    return Record(found, attached, feature, tuple(muted), words)
 
 
 def _message(said: Mapping[str, Any], number: int) -> tuple[Message, list[Span]]:

@@ -51,6 +51,8 @@ class Record:
     feature: NDArray[np.float32] | None = None
     """An embedding [C] that the record brings along."""
     muted: tuple[Span, ...] = ()
+    words: str = ""
+    """What it is about, in names with commas between; "" if the record does not say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from anybind.core_model.training.nano_data.english import (
 from anybind.core_model.training.nano_data.kit import Draft, Turn, styled
 from anybind.core_model.training.nano_data.looks import Looks
 from anybind.core_model.training.nano_data.naming import definition
-from anybind.core_model.training.nano_data.world import Thing, called
+from anybind.core_model.training.nano_data.world import Thing, called, words_of
 
 EXISTS = (
     "Is there {a} in the picture?", "Is there {a} in the image?", "Do you see {a}?", "Is this {a}?",
@@ -104,7 +104,7 @@ def exists(looks: Looks, rng: random.Random) -> Draft:
     """One thing, asked for rightly or in vain."""
     thing = looks.thing(rng)
     asked, answer = exists_turn(thing, looks, rng, yes=rng.random() < 0.5)
-    return Draft(((styled(asked, rng), answer),), looks.look(thing, rng))
+    return Draft(((styled(asked, rng), answer),), looks.look(thing, rng), words=words_of(thing))
 
 
 def choice_turn(thing: Thing, looks: Looks, rng: random.Random) -> Turn:
@@ -125,7 +125,7 @@ def choice(looks: Looks, rng: random.Random) -> Draft:
     """Which of these."""
     thing = looks.thing(rng)
     asked, answer = choice_turn(thing, looks, rng)
-    return Draft(((styled(asked, rng), answer),), looks.look(thing, rng))
+    return Draft(((styled(asked, rng), answer),), looks.look(thing, rng), words=words_of(thing))
 
 
 def kind_turn(thing: Thing, rng: random.Random) -> Turn:
@@ -156,7 +156,7 @@ def kind(looks: Looks, rng: random.Random) -> Draft:
     """What kind of thing it is."""
     thing = looks.thing(rng)
     asked, answer = kind_turn(thing, rng)
-    return Draft(((styled(asked, rng), answer),), looks.look(thing, rng))
+    return Draft(((styled(asked, rng), answer),), looks.look(thing, rng), words=words_of(thing))
 
 
 def use_of(thing: Thing) -> str:
@@ -186,7 +186,9 @@ def use(looks: Looks, rng: random.Random) -> Draft:
         thing = looks.thing(rng)
         turn = use_turn(thing, rng)
         if turn is not None:
-            return Draft(((styled(turn[0], rng), turn[1]),), looks.look(thing, rng))
+            return Draft(
+                ((styled(turn[0], rng), turn[1]),), looks.look(thing, rng), words=words_of(thing)
+            )
 
 
 def about_turn(thing: Thing, rng: random.Random) -> Turn | None:
@@ -206,7 +208,9 @@ def about(looks: Looks, rng: random.Random) -> Draft:
         thing = looks.thing(rng)
         turn = about_turn(thing, rng)
         if turn is not None:
-            return Draft(((styled(turn[0], rng), turn[1]),), looks.look(thing, rng))
+            return Draft(
+                ((styled(turn[0], rng), turn[1]),), looks.look(thing, rng), words=words_of(thing)
+            )
 
 
 def cant_turn(thing: Thing, rng: random.Random) -> Turn:
@@ -219,4 +223,4 @@ def cant(looks: Looks, rng: random.Random) -> Draft:
     """What a picture can't tell."""
     thing = looks.thing(rng)
     asked, answer = cant_turn(thing, rng)
-    return Draft(((styled(asked, rng), answer),), looks.look(thing, rng))
+    return Draft(((styled(asked, rng), answer),), looks.look(thing, rng), words=words_of(thing))

@@ -66,14 +66,13 @@ def ground(rng: random.Random, side: int = SIDE, plain: float = 0.5) -> Image.Im
 
 def place(base: Image.Image, drawn: Image.Image, box: tuple[float, float, float, float]) -> None:
     """A drawing into a box given in shares of the side (left, top, right, bottom)."""
-    side = base.width
-    wide, high = (box[2] - box[0]) * side, (box[3] - box[1]) * side
+    wide, high = (box[2] - box[0]) * base.width, (box[3] - box[1]) * base.height
     scale = min(wide / drawn.width, high / drawn.height)
     size = max(1, round(drawn.width * scale)), max(1, round(drawn.height * scale))
     small = drawn.resize(size, Image.Resampling.LANCZOS)
     at = (
-        round(box[0] * side + (wide - size[0]) / 2),
-        round(box[1] * side + (high - size[1]) / 2),
+        round(box[0] * base.width + (wide - size[0]) / 2),
+        round(box[1] * base.height + (high - size[1]) / 2),
     )
     base.paste(small, at, small)
 
@@ -90,12 +89,14 @@ def alone(drawn: Image.Image, rng: random.Random, plain: float = 0.5) -> Image.I
 
 
 def together(parts: Sequence[Image.Image], rng: random.Random) -> Image.Image:
-    """Drawings side by side from left to right, at sizes a little different."""
+    """Drawings side by side from left to right, at sizes a little different; square or 3:2."""
     base = ground(rng)
+    if wider := rng.random() < 0.6:
+        base = base.resize((round(1.5 * base.width), base.height))
     wide = 1 / len(parts)
     for number, drawn in enumerate(parts):
-        size = wide * rng.uniform(0.8, 0.98)
-        high = min(0.95, size * rng.uniform(1.0, 1.6))
+        size = wide * rng.uniform(0.7, 0.98)
+        high = min(0.95, size * rng.uniform(1.0, 1.6) * (1.5 if wider else 1.0))
         left = number * wide + rng.uniform(0, wide - size)
         top = rng.uniform(0.05, max(0.05, 0.95 - high))
         place(base, drawn, (left, top, left + size, top + high))

@@ -21,6 +21,8 @@ class Draft:
     feature: Feature | None
     notes: tuple[str, ...] = ()
     """Context of each question ("" for none); empty for none at all."""
+    words: str = ""
+    """What the feature is of (see `TrainingSample.words`)."""
 
     @property
     def messages(self) -> tuple[Message, ...]:

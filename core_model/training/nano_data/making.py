@@ -100,7 +100,9 @@ def _maker(kind: str, kit: Kit, seed: int) -> Callable[[int], TrainingSample]:
 
     def make(number: int) -> TrainingSample:
         draft = maker(looks, random.Random(f"{kind}:{seed}:{number}"))
-        return TrainingSample(draft.messages, draft.feature, f"nano:{kind}", f"{kind}/{number}")
+        return TrainingSample(
+            draft.messages, draft.feature, f"nano:{kind}", f"{kind}/{number}", words=draft.words
+        )
 
     return make
 

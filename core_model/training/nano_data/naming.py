@@ -12,7 +12,7 @@ import re
 from anybind.core_model.training.nano_data.english import article, capital
 from anybind.core_model.training.nano_data.kit import Draft, Turn, styled
 from anybind.core_model.training.nano_data.looks import Looks
-from anybind.core_model.training.nano_data.world import Thing, called, phrase
+from anybind.core_model.training.nano_data.world import Thing, called, phrase, words_of
 
 PICTURE = (
     "What is in the picture?", "What is in this picture?", "What does the picture show?",
@@ -90,7 +90,7 @@ def caption(looks: Looks, rng: random.Random) -> Draft:
     """One thing named."""
     thing = looks.thing(rng)
     asked, answer = name_turn(thing, rng)
-    return Draft(((styled(asked, rng), answer),), looks.look(thing, rng))
+    return Draft(((styled(asked, rng), answer),), looks.look(thing, rng), words=words_of(thing))
 
 
 def detail(looks: Looks, rng: random.Random) -> Draft:
@@ -101,7 +101,9 @@ def detail(looks: Looks, rng: random.Random) -> Draft:
         if about:
             break
     answer = f"The picture shows {phrase(thing)}. {about}"
-    return Draft(((styled(rng.choice(LONG), rng), answer),), looks.look(thing, rng))
+    return Draft(
+        ((styled(rng.choice(LONG), rng), answer),), looks.look(thing, rng), words=words_of(thing)
+    )
 
 
 def chinese(looks: Looks, rng: random.Random) -> Draft:
@@ -111,7 +113,7 @@ def chinese(looks: Looks, rng: random.Random) -> Draft:
         return caption(looks, rng)
     thing = rng.choice(pool)
     asked, answer = rng.choice(CHINESE)
-    return Draft(((asked, answer.format(thing.zh)),), looks.look(thing, rng))
+    return Draft(((asked, answer.format(thing.zh)),), looks.look(thing, rng), words=words_of(thing))
 
 
 def definition(thing: Thing) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from anybind.core_model.training.nano_data.kit import Draft
 from anybind.core_model.training.nano_data.looks import Looks
 from anybind.core_model.training.nano_data.naming import name_turn
+from anybind.core_model.training.nano_data.world import words_of
 from anybind.core_model.training.text_tasks import GENERAL
 from anybind.errors import UserError
 
@@ -135,14 +136,14 @@ def replay(said: dict[str, str]) -> Callable[[Looks, random.Random], Draft]:
         if roll < 0.35:
             return Draft((turn,), None)
         thing = looks.thing(rng)
-        feature = looks.look(thing, rng)
+        feature, words = looks.look(thing, rng), words_of(thing)
         if roll < 0.75:
-            return Draft((turn,), feature)
+            return Draft((turn,), feature, words=words)
         first = name_turn(thing, rng)
         if roll < 0.9:
-            return Draft((first, turn), feature)
+            return Draft((first, turn), feature, words=words)
         # Words that point at the picture, and words that do not, in one conversation.
-        return Draft((turn, first), feature)
+        return Draft((turn, first), feature, words=words)
 
     return make
 

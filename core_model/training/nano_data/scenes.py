@@ -22,7 +22,7 @@ from anybind.core_model.training.nano_data.english import (
 )
 from anybind.core_model.training.nano_data.kit import Draft, Turn, styled
 from anybind.core_model.training.nano_data.looks import Feature, Looks
-from anybind.core_model.training.nano_data.world import Thing, called, related
+from anybind.core_model.training.nano_data.world import Thing, called, related, words_of
 
 LEAST_SHARE = 0.15
 """A thing with a smaller share of the mixture is not asked to be named: it isn't in the embedding."""
@@ -134,7 +134,7 @@ def scene(looks: Looks, rng: random.Random) -> Draft:
         a, b = rng.sample(names, 2)
         asked = rng.choice(WHERE).format(a=a, b=b)
         turn = (asked, rng.choice(CANT_PLACE).format(both=listed([article(a), article(b)])))
-    return Draft(((styled(turn[0], rng), turn[1]),), feature)
+    return Draft(((styled(turn[0], rng), turn[1]),), feature, words=words_of(*things))
 
 
 def _absent(looks: Looks, things: list[Thing], rng: random.Random) -> str:
@@ -167,7 +167,8 @@ def colour(looks: Looks, rng: random.Random) -> Draft:
     rows = looks.seen.by_what.get("colour", [])
     if rows and looks.seen.can("colour", LEAST_RIGHT["colour"]):
         row = rng.choice(rows)
-        name = called(looks.world.by_id[row.things[0]])
+        thing = looks.world.by_id[row.things[0]]
+        name = called(thing)
         asked = rng.choice(COLOUR_ASKED).format(name)
         other = rng.choice([r.colour for r in rows])
         if rng.random() < 0.3:
@@ -178,11 +179,12 @@ def colour(looks: Looks, rng: random.Random) -> Draft:
             )
         else:
             answer = f"The {name} is {row.colour}."
-        return Draft(((styled(asked, rng), answer),), looks.seen.features[row.number])
+        feature = looks.seen.features[row.number]
+        return Draft(((styled(asked, rng), answer),), feature, words=words_of(thing))
     thing = looks.thing(rng)
     asked = rng.choice(COLOUR_ASKED).format(called(thing))
     answer = rng.choice(CANT_COLOUR).format(one=article(called(thing)))
-    return Draft(((styled(asked, rng), answer),), looks.look(thing, rng))
+    return Draft(((styled(asked, rng), answer),), looks.look(thing, rng), words=words_of(thing))
 
 
 def count(looks: Looks, rng: random.Random) -> Draft:
@@ -190,17 +192,19 @@ def count(looks: Looks, rng: random.Random) -> Draft:
     rows = looks.seen.by_what.get("count", [])
     if rows and looks.seen.can("count", LEAST_RIGHT["count"]):
         row = rng.choice(rows)
-        name = called(looks.world.by_id[row.things[0]])
+        thing = looks.world.by_id[row.things[0]]
+        name = called(thing)
         verb = "is" if row.count == 1 else "are"
         answer = f"There {verb} {counted(row.count, name)}."
         if rng.random() < 0.2:
             answer = f"{capital(NUMBERS[row.count])}."
         asked = rng.choice(COUNT_ASKED).format(plural(name))
-        return Draft(((styled(asked, rng), answer),), looks.seen.features[row.number])
+        feature = looks.seen.features[row.number]
+        return Draft(((styled(asked, rng), answer),), feature, words=words_of(thing))
     while True:
         thing = looks.thing(rng)
         if is_counted(called(thing)):
             break
     asked = rng.choice(COUNT_ASKED).format(plural(called(thing)))
     answer = rng.choice(CANT_COUNT).format(one=article(called(thing)))
-    return Draft(((styled(asked, rng), answer),), looks.look(thing, rng))
+    return Draft(((styled(asked, rng), answer),), looks.look(thing, rng), words=words_of(thing))

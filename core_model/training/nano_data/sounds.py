@@ -125,7 +125,7 @@ def sound(looks: Looks, rng: random.Random) -> Draft:
                 "I can't tell that from the sound.",
             ]
         )
-    return Draft(((styled(asked, rng), answer),), feature)
+    return Draft(((styled(asked, rng), answer),), feature, words=label)
 
 
 def _exists(label: str, rng: random.Random) -> tuple[str, str]:

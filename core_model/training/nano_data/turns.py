@@ -13,7 +13,7 @@ from anybind.core_model.training.nano_data import asking, naming, scenes
 from anybind.core_model.training.nano_data.english import article, listed
 from anybind.core_model.training.nano_data.kit import Draft, Turn, styled
 from anybind.core_model.training.nano_data.looks import Looks
-from anybind.core_model.training.nano_data.world import Thing, called
+from anybind.core_model.training.nano_data.world import Thing, called, words_of
 from anybind.core_model.training.text_tasks import context_task
 
 SURE = ("Are you sure?", "Really?", "Is that right?", "Could it be something else?")
@@ -32,7 +32,9 @@ def dialogue(looks: Looks, rng: random.Random) -> Draft:
         more = _follow(thing, looks, rng)
         if more[0] not in [t[0] for t in turns]:
             turns.append(more)
-    return Draft(tuple((styled(q, rng), a) for q, a in turns), looks.look(thing, rng))
+    return Draft(
+        tuple((styled(q, rng), a) for q, a in turns), looks.look(thing, rng), words=words_of(thing)
+    )
 
 
 def _follow(thing: Thing, looks: Looks, rng: random.Random) -> Turn:
@@ -71,7 +73,8 @@ def scene_dialogue(looks: Looks, rng: random.Random) -> Draft:
         rng.choice(THANKS),
     ]
     turns += rng.sample(more, rng.choice([1, 2]))
-    return Draft(tuple((styled(q, rng), a) for q, a in turns), feature)
+    said = tuple((styled(q, rng), a) for q, a in turns)
+    return Draft(said, feature, words=words_of(*things))
 
 
 def context(looks: Looks, rng: random.Random) -> Draft:
@@ -81,28 +84,28 @@ def context(looks: Looks, rng: random.Random) -> Draft:
     thing = looks.world.by_name.get(task.thing) if task.thing and rng.random() < 0.6 else None
     if thing is None or thing.name not in looks.bank.at:
         thing = looks.thing(rng)
-    feature = looks.look(thing, rng)
+    feature, words = looks.look(thing, rng), words_of(thing)
     spoken = (question, task.answer)
     seen = naming.name_turn(thing, rng)
     roll = rng.random()
     if roll < 0.55:  # only the note is asked for
-        return Draft((spoken,), feature, (note,))
+        return Draft((spoken,), feature, (note,), words)
     if roll < 0.70:  # the picture is asked for, in spite of the note
-        return Draft((seen,), feature, (note,))
+        return Draft((seen,), feature, (note,), words)
     if roll < 0.80:  # first the picture, then a note comes in
-        return Draft((seen, spoken), feature, ("", note))
+        return Draft((seen, spoken), feature, ("", note), words)
     if roll < 0.90:
         what = rng.choice(["What was said?", "What does the speaker say?", "Repeat what you heard.",
                            "Write down what is said."])  # fmt: skip
         said = note.removeprefix(_MARK)
-        return Draft(((what, f"It was said: {said}"),), feature, (note,))
+        return Draft(((what, f"It was said: {said}"),), feature, (note,), words)
     # Something that neither tells.
     asked, missing = rng.choice(
         [("What is the speaker's phone number?", "a phone number"), ("Which song is playing?", "any song"),
          ("What is the password?", "a password"), ("How much did it cost?", "a price"),
          ("What is the address?", "an address")]
     )  # fmt: skip
-    return Draft(((asked, f"Nothing was said about {missing}."),), feature, (note,))
+    return Draft(((asked, f"Nothing was said about {missing}."),), feature, (note,), words)
 
 
 def heard_only(looks: Looks, rng: random.Random) -> Draft:

@@ -167,6 +167,13 @@ def called(thing: Thing) -> str:
     return thing.name
 
 
+def words_of(*things: Thing) -> str:
+    """What an embedding of them is of: the word that most people would use and the exact one of
+    each, with commas between things."""
+    said = [t.name if called(t) == t.name else f"{called(t)} {t.name}" for t in things]
+    return ", ".join(s.replace(",", " ") for s in said)
+
+
 # ---------------------------------------------------------------- making
 
 

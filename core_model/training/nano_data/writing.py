@@ -33,4 +33,6 @@ def as_json(sample: TrainingSample, attachment: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {"id": sample.key, "source": sample.source, "messages": messages}
     if attachment:
         out["attachments"] = [attachment]
+        if sample.words:
+            out["words"] = sample.words
     return out
