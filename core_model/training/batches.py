@@ -11,7 +11,7 @@ import bisect
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from anybind.core_model.prompts import Renderer
 from anybind.core_model.tokenizer import Tokenizer
+from anybind.core_model.training.alignment import word_ids, word_table
 from anybind.core_model.training.data.order import Permutation
 from anybind.core_model.training.rendering import IGNORED, ConversationEncoder, Counts, Row
 from anybind.core_model.training.samples import TrainingSample
@@ -51,6 +52,10 @@ class Batch:
     """bool [S]: whether the sample has one."""
     samples: int
     """S."""
+    words: Tensor
+    """int64 [S, W]: tokens of the names of what each feature is of, see `alignment`."""
+    shares: Tensor
+    """float32 [S, W]: what each of them counts; a row of zeros has no words."""
 
     @property
     def learned(self) -> int:
@@ -73,7 +78,14 @@ class Samples(Protocol):
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
 
-Piece = tuple[Row, NDArray[np.float32] | None]
+class Piece(NamedTuple):
+    """A row of ids and what goes with it."""
+
+    row: Row
+    feature: NDArray[np.float32] | None
+    words: str
+
+
 _Plan = list[list[Piece]]
 """Rows, each of pieces that lie in it one behind the other."""
 
@@ -109,7 +121,7 @@ class Batcher(Iterator[Batch]):
             raise UserError("A row has 2 tokens or more, a batch and a window at least one.")
         self._samples = samples
         self._encoder = ConversationEncoder(tokenizer, layout, max_tokens)
-        self._pad = tokenizer.eos
+        self._tokenizer, self._pad = tokenizer, tokenizer.eos
         self._max, self._batch, self._dim = max_tokens, batch_tokens, dim
         self._packing, self._windows = packing, windows
         self._per_batch = max(batch_tokens // max_tokens, 1) if packing else 1
@@ -178,7 +190,7 @@ class Batcher(Iterator[Batch]):
             drawn += 1
             rows, counts = self._encoder.encode(sample)
             self.counts.add(counts)
-            pieces += [(row, sample.feature) for row in rows]
+            pieces += [Piece(row, sample.feature, sample.words) for row in rows]
             size += sum(len(row.tokens) for row in rows)
         if not drawn:
             return False
@@ -197,8 +209,8 @@ class Batcher(Iterator[Batch]):
         """Longest first, each into the fullest row that has room for it."""
         rows: list[list[Piece]] = []
         room: list[tuple[int, int]] = []
-        for piece in sorted(pieces, key=lambda p: -len(p[0].tokens)):
-            need = len(piece[0].tokens)
+        for piece in sorted(pieces, key=lambda p: -len(p.row.tokens)):
+            need = len(piece.row.tokens)
             at = bisect.bisect_left(room, (need, -1))
             if at < len(room):
                 left, row = room.pop(at)
@@ -212,16 +224,16 @@ class Batcher(Iterator[Batch]):
     def _alike(self, pieces: list[Piece]) -> list[_Plan]:
         """Batches of rows of like length, a sample each."""
         plans: list[_Plan] = []
-        for piece in sorted(pieces, key=lambda p: len(p[0].tokens)):
+        for piece in sorted(pieces, key=lambda p: len(p.row.tokens)):
             # Sorted: this one is the longest so far, so that it sets the width.
-            if plans and (len(plans[-1]) + 1) * len(piece[0].tokens) <= self._batch:
+            if plans and (len(plans[-1]) + 1) * len(piece.row.tokens) <= self._batch:
                 plans[-1].append([piece])
             else:
                 plans.append([[piece]])
         return plans
 
     def _assembled(self, rows: _Plan) -> Batch:
-        longest = max(sum(len(p.tokens) for p, _ in row) for row in rows)
+        longest = max(sum(len(p.row.tokens) for p in row) for row in rows)
         width = self._max if self._packing else longest
         count = sum(map(len, rows))
         tokens = torch.full((len(rows), width), self._pad)
@@ -230,10 +242,11 @@ class Batcher(Iterator[Batch]):
         positions = torch.zeros((len(rows), width), dtype=torch.int64)
         features = torch.zeros(count, self._dim)
         present = torch.zeros(count, dtype=torch.bool)
+        words: list[list[list[int]]] = []
         segment = 0
         for i, row in enumerate(rows):
             at = 0
-            for piece, feature in row:
+            for piece, feature, about in row:
                 here = slice(at, at + len(piece.tokens))
                 tokens[i, here] = torch.tensor(piece.tokens)
                 labels[i, here] = torch.tensor(piece.labels)
@@ -247,6 +260,9 @@ class Batcher(Iterator[Batch]):
                         )
                     features[segment] = torch.from_numpy(feature)
                     present[segment] = True
+                words.append(word_ids(self._tokenizer, about) if feature is not None else [])
                 segment += 1
                 at = here.stop
-        return Batch(tokens, labels, segments, positions, features, present, count)
+        return Batch(
+            tokens, labels, segments, positions, features, present, count, *word_table(words)
+        )

@@ -75,7 +75,10 @@ def build_parts(config: TrainConfig) -> Parts:
     tokenizer = tokenizer_of(sources.build, Path(base), fields)
     adapter = _start(config.model, sources, decoder, report.identity, tokenizer, config.seed)
     own = {f"decoder.{name}" for name in adapter.decoder}
-    trainee = Trainee(decoder, adapter.bind, checkpoint=config.activation_checkpointing)
+    trainee = Trainee(
+        decoder, adapter.bind, checkpoint=config.activation_checkpointing,
+        answers=not config.alignment.alone, align=config.alignment.on,
+    )  # fmt: skip
     own |= _equip(decoder, config.trainables)
     free(trainee, config.trainables)
     exact = relaid_all(decoder.config, adapter.decoder, adapter.layout, decoder.config.rope_layout)

@@ -150,6 +150,20 @@ class OptimizerConfig(Strict):
     """Learning rate of the gates, relative to `lr`."""
 
 
+class AlignmentConfig(Strict):
+    """The bound feature, before the queries, is drawn to the words that the feature is of."""
+
+    weight: Annotated[float, Field(ge=0)] = 0.0
+    """Of the mean square distance, beside the loss of the answers; 0 is off."""
+    alone: bool = False
+    """No answers are learned and the decoder does not run."""
+
+    @property
+    def on(self) -> bool:
+        """Whether there is any."""
+        return self.weight > 0
+
+
 class SaveConfig(Strict):
     """When checkpoints are written."""
 
@@ -174,6 +188,7 @@ class TrainConfig(Strict):
     data: DataConfig
     batch: BatchConfig = BatchConfig()
     optimizer: OptimizerConfig
+    alignment: AlignmentConfig = AlignmentConfig()
     steps: Count | None = None
     """Length of the run; by default as long as `data.epochs` lasts."""
     zero_image: Path | None = None
@@ -191,6 +206,16 @@ class TrainConfig(Strict):
     def _length(self) -> TrainConfig:
         if self.steps is None and self.data.epochs is None:
             raise ValueError("give steps, or data.epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _aligned(self) -> TrainConfig:
+        if self.alignment.alone and not self.alignment.on:
+            raise ValueError("alignment.alone needs an alignment.weight above 0")
+        if self.alignment.alone and self.trainables.groups != ("bind",):
+            raise ValueError("alignment.alone trains the bind network: trainables.groups: [bind]")
+        if self.alignment.on and "bind" not in self.trainables.groups:
+            raise ValueError("alignment needs the group bind among trainables.groups")
         return self
 
     def at(self, base: Path) -> TrainConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ _PANELS = (
     ("gate", "size of the gates"),
     ("grad_norm", "norm of the gradients"),
 )
+_MORE = (("alignment", "cosine of bound features and words"),)
+"""Drawn where a run has them."""
 _SMOOTH = 100
 """Curves are means over about one part in so many of the run."""
 
@@ -33,21 +36,29 @@ def draw(runs: Sequence[Path], out: Path) -> None:
     require("matplotlib", "plots")
     from matplotlib.figure import Figure
 
-    figure: Any = Figure(figsize=(10, 6.5), dpi=110, layout="constrained")
-    panels: Any = figure.subplots(2, 2).flatten()
-    for run in runs:
-        every = read_metrics(run / METRICS)
-        rows = [r for r in every if not r["skipped"]]
-        if not rows:
+    found = {run: read_metrics(run / METRICS) for run in runs}
+    for run, every in found.items():
+        if all(r["skipped"] for r in every):
             raise UserError(f"{run} holds no steps to draw.")
-        steps = [r["step"] for r in rows]
-        for axes, (column, _) in zip(panels, _PANELS, strict=True):
-            values = [r[column] for r in rows]
+    shown = _PANELS + tuple(
+        (column, label)
+        for column, label in _MORE
+        if any(not math.isnan(r[column]) for every in found.values() for r in every)
+    )
+    height = -(-len(shown) // 2)
+    figure: Any = Figure(figsize=(10, 3.25 * height), dpi=110, layout="constrained")
+    panels: Any = figure.subplots(height, 2).flatten()
+    for spare in panels[len(shown) :]:
+        spare.set_visible(False)
+    for run, every in found.items():
+        for axes, (column, _) in zip(panels, shown, strict=False):
+            rows = [r for r in every if not r["skipped"] and not math.isnan(r[column])]
+            steps, values = [r["step"] for r in rows], [r[column] for r in rows]
             (line,) = axes.plot(steps, smoothed(values), label=run.name, linewidth=1.5)
             axes.plot(steps, values, color=line.get_color(), alpha=0.2, linewidth=0.7)
         for bad in (r["step"] for r in every if r["skipped"]):
             panels[0].axvline(bad, color="red", alpha=0.3, linewidth=0.8)
-    for axes, (_, label) in zip(panels, _PANELS, strict=True):
+    for axes, (_, label) in zip(panels, shown, strict=False):
         axes.set_title(label, fontsize=10)
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)

@@ -160,7 +160,8 @@ def _measured(config: TrainConfig, trainee: Trainee, batches: StageBatches | Non
         moved = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
         began = time.perf_counter()
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = trainee(**moved).loss
+            losses = trainee(**moved)
+            loss = losses.loss + config.alignment.weight * losses.distance
         loss.backward()
         if device.type == "cuda":
             torch.cuda.synchronize()
@@ -182,6 +183,7 @@ def _made_up(config: TrainConfig, trainee: Trainee) -> dict[str, Any]:
         "positions": columns.expand(shape),
         "features": torch.randn(shape[0], trainee.bind.config.joint_dim),
         "present": torch.ones(shape[0], dtype=torch.bool), "packed": batch.packing,
+        "words": tokens[:, :4], "shares": torch.full((shape[0], 4), 0.25),
     }  # fmt: skip
 
 

@@ -32,6 +32,8 @@ class BatchLike(Protocol):
     features: Any
     present: Any
     samples: int
+    words: Any
+    shares: Any
 
 
 class Batches(Protocol):
@@ -67,6 +69,8 @@ class StepBatches:
     """Tokens of all processes, padding left out."""
     samples: int
     """Samples of all processes."""
+    worded: int = 0
+    """Of these, with words that their features are of."""
 
 
 class Feed:
@@ -100,13 +104,18 @@ class Feed:
         mine = rows[self._rank :: self._world]
         if short := -(-len(rows) // self._world) - len(mine):
             # Every process must take part in every pass: here one that is of no weight.
-            blank = rows[0] | {"labels": torch.full_like(rows[0]["labels"], -100)}
+            first = rows[0]
+            blank = first | {
+                "labels": torch.full_like(first["labels"], -100),
+                "shares": torch.zeros_like(first["shares"]),
+            }
             mine += [blank] * short
         return StepBatches(
             [self._finish(row) for row in mine],
             sum(answer_tokens(r["labels"], r["segments"]) for r in rows),
             sum(int((r["segments"] >= 0).sum()) for r in rows),
             sum(int(b.samples) for b in whole),
+            sum(int((r["shares"] > 0).any(-1).sum()) for r in rows),
         )
 
     def _finish(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -121,8 +130,12 @@ class Feed:
 
 
 def _tensors(batch: BatchLike) -> dict[str, Any]:
-    names = ("tokens", "labels", "segments", "positions", "features", "present")
-    return {name: torch.as_tensor(getattr(batch, name)) for name in names}
+    names = (
+        "tokens", "labels", "segments", "positions", "features", "present", "words", "shares",
+    )  # fmt: skip
+    found = {name: torch.as_tensor(getattr(batch, name)) for name in names}
+    # Words of what is not there are not compared with anything.
+    return found | {"shares": found["shares"] * found["present"][:, None]}
 
 
 def read_zero_image(path: Path, dim: int) -> Tensor:

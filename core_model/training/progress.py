@@ -6,6 +6,7 @@ Knows figures and names; nothing of models. Only one process of a run has a repo
 from __future__ import annotations
 
 import csv
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -42,9 +43,13 @@ class StepFigures:
     seconds: float
     skipped: int = 0
     """1 if the step was not made."""
+    alignment: float = math.nan
+    """Mean cosine between bound features and the words that they are of; nan without any."""
 
 
 COLUMNS = tuple(f.name for f in fields(StepFigures))
+_FIRST = COLUMNS[: COLUMNS.index("skipped") + 1]
+"""Those that every run has; the others may be left out and empty (nan)."""
 
 
 class Quiet:
@@ -80,7 +85,7 @@ class Reporter(Quiet):
         with self.file.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(COLUMNS)
-            writer.writerows([_cell(row[c]) for c in COLUMNS] for row in rows)
+            writer.writerows([_cell(c, row[c]) for c in COLUMNS] for row in rows)
         self._stream = self.file.open("a", newline="", encoding="utf-8")
         self._csv = csv.writer(self._stream)
         self._board = _tensorboard(run / "tensorboard", start)
@@ -107,16 +112,17 @@ class Reporter(Quiet):
 
     def step(self, figures: StepFigures, done: float) -> None:
         """Take in one step; `done` is the share of the run behind it."""
-        self._csv.writerow([_cell(getattr(figures, c)) for c in COLUMNS])
+        self._csv.writerow([_cell(c, getattr(figures, c)) for c in COLUMNS])
         self._stream.flush()
         if self._board is not None and not figures.skipped:
-            for name in ("loss", "accuracy", "grad_norm", "lr", "gate"):
-                self._board.add_scalar(name, getattr(figures, name), figures.step)
+            for name in ("loss", "accuracy", "grad_norm", "lr", "gate", "alignment"):
+                if not math.isnan(value := getattr(figures, name)):
+                    self._board.add_scalar(name, value, figures.step)
         self._pace.add(figures.tokens, figures.seconds, done)
-        text = (
-            f"loss {figures.loss:.4f}  gate {figures.gate:.4f}  right {figures.accuracy:.2f}  "
-            f"{self._pace.tokens_a_second:,.0f} tokens/s"
-        )
+        text = f"loss {figures.loss:.4f}  gate {figures.gate:.4f}  right {figures.accuracy:.2f}  "
+        if not math.isnan(figures.alignment):
+            text += f"aligned {figures.alignment:.3f}  "
+        text += f"{self._pace.tokens_a_second:,.0f} tokens/s"
         if self._bar is not None:
             left = clock(self._pace.left)
             self._bar.update(self._task, completed=done, figures=text, at=figures.step, left=left)
@@ -198,7 +204,10 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = []
     with path.open(newline="", encoding="utf-8") as stream:
         reader = csv.DictReader(stream)
-        if reader.fieldnames is None or tuple(reader.fieldnames) != COLUMNS:
+        # Those of older runs lack the last columns.
+        if tuple(reader.fieldnames or ())[: len(_FIRST)] != _FIRST or set(
+            reader.fieldnames or ()
+        ) - set(COLUMNS):
             raise ModelError(f"{path} is not the metrics of a run.")
         for number, row in enumerate(reader, 2):
             try:
@@ -211,11 +220,18 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 def _numbers(row: Mapping[str, str | None]) -> dict[str, float]:
     whole = {"step", "samples", "tokens", "answers", "skipped"}
-    return {c: int(str(row[c])) if c in whole else float(str(row[c])) for c in COLUMNS}
+    found: dict[str, float] = {}
+    for column in COLUMNS:
+        cell = row.get(column)
+        if column not in _FIRST and (column not in row or cell == ""):
+            found[column] = math.nan
+        else:
+            found[column] = int(str(cell)) if column in whole else float(str(cell))
+    return found
 
 
-def _cell(value: float) -> str:
-    return repr(value)
+def _cell(column: str, value: float) -> str:
+    return "" if math.isnan(value) and column not in _FIRST else repr(value)
 
 
 def _tensorboard(folder: Path, start: int) -> Any:

@@ -6,9 +6,12 @@ Knows configs and folders; no tensors beyond what it is handed.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from anybind.core_model.training.building import Parts
 from anybind.core_model.training.config import TrainConfig
@@ -59,6 +62,10 @@ class RunFolder:
             old = json.loads(here.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UserError(f"{here} can't be read: {error}") from error
+        with suppress(
+            ValidationError
+        ):  # settings that it didn't know yet are as they are by default
+            old = TrainConfig.model_validate(old).model_dump(mode="json")
         new = config.model_dump(mode="json")
         changed = [k for k in sorted(differences(old, new)) if k.split(".")[0] not in _MAY_CHANGE]
         if changed:

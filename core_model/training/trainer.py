@@ -7,6 +7,7 @@ model that is ready, and something that gives batches.
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -192,23 +193,32 @@ class _Loop:
         rate = learning_rate(self.config.optimizer, (share + self._share) / 2)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["pace"]
-        answers = max(taken.answers, 1)
-        sums = torch.zeros(3, dtype=torch.float64)
+        answers, worded = max(taken.answers, 1), max(taken.worded, 1)
+        align = self.config.alignment
+        sums = torch.zeros(5, dtype=torch.float64)
         for i, batch in enumerate(taken.mine):
             last = i + 1 == len(taken.mine)
             with nullcontext() if last else accelerator.no_sync(self.model):
                 losses = self.model(**_on(batch, accelerator.device))
-                # The mean is over the answer tokens of all micro-batches of all processes; what
-                # the processes found is averaged, hence their number.
-                accelerator.backward(losses.loss * (accelerator.num_processes / answers))
-            sums[0] += losses.loss.detach().double().cpu()
-            sums[1] += losses.right.double().cpu()
+                # Means are over the answer tokens (and features with words) of all micro-batches of
+                # all processes; what the processes found is averaged, hence their number.
+                mean = losses.loss / answers + losses.distance * (align.weight / worded)
+                accelerator.backward(mean * accelerator.num_processes)
+            for i, found in enumerate(losses):
+                sums[i] += found.detach().double().cpu()
         norm = float(whole(accelerator.clip_grad_norm_(self.trained, self.config.optimizer.clip)))
-        sums[2] = float(self.told_to_stop)
+        sums[4] = float(self.told_to_stop)
         if accelerator.num_processes > 1:
             sums = accelerator.reduce(sums.float().to(accelerator.device), "sum").double().cpu()
         loss, accuracy = float(sums[0]) / answers, float(sums[1]) / answers
-        fault = self.guard.fault(loss, norm) if taken.answers else "it holds no answer token"
+        distance = float(sums[2]) / worded
+        if align.alone:
+            loss, accuracy = distance, math.nan
+        if taken.worded if align.alone else taken.answers:
+            fault = self.guard.fault(loss + distance, norm)
+        else:
+            what = "feature with words" if align.alone else "answer token"
+            fault = f"it holds no {what}"
         if not fault:
             self.optimizer.step()
             self.recent = [*self.recent[1 - _RECENT :], loss]
@@ -220,8 +230,9 @@ class _Loop:
             step=self.place.step, samples=self.place.samples, tokens=taken.tokens,
             answers=taken.answers, loss=loss, accuracy=accuracy, grad_norm=norm, lr=rate, gate=gate,
             seconds=seconds, skipped=int(bool(fault)),
+            alignment=float(sums[3]) / worded if align.on and taken.worded else math.nan,
         )  # fmt: skip
-        return figures, fault, bool(sums[2] > 0)
+        return figures, fault, bool(sums[4] > 0)
 
     @property
     def _share(self) -> float:

@@ -96,6 +96,8 @@ class TinyBatch:
     features: Tensor
     present: Tensor
     samples: int
+    words: Tensor
+    shares: Tensor
 
 
 class TinyBatches:
@@ -144,7 +146,10 @@ def make_batch(number: int, *, poison: bool = False) -> TinyBatch:
             at += n
     if poison:
         features[1] = float("nan")
-    return TinyBatch(tokens, labels, segments, positions, features, present, 4)
+    # Each but one is of two tokens that tell its feature; the last has no words.
+    words = torch.stack([40 + kinds, 50 + kinds], 1)
+    shares = torch.full((4, 2), 0.5) * torch.tensor([[1.0], [1.0], [1.0], [0.0]])
+    return TinyBatch(tokens, labels, segments, positions, features, present, 4, words, shares)
 
 
 def main() -> None:
