@@ -28,6 +28,7 @@ from anybind.core_model.encoders.efficientnet import (
     load_efficientnet,
     pixels,
 )
+from anybind.core_model.encoders.image_head import ImageHead, unpacked
 from anybind.errors import ModelError, UserError
 
 if TYPE_CHECKING:
@@ -72,9 +73,11 @@ class ImageHub(nn.Module):
         names: Sequence[str] = (),
         kinds: Tensor | None = None,
         kind_of: Tensor | None = None,
+        head: ImageHead | None = None,
     ) -> None:
         super().__init__()
         self.config = config
+        self.head = head
         self.names = tuple(names)
         self.register_buffer("classes", classes.float())
         if kinds is None or kind_of is None:  # a class is then known by its embedding alone
@@ -94,6 +97,15 @@ class ImageHub(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         """Raw embeddings [..., C] of logits [..., K]; the norm (0..1) tells how sure the eye is."""
         return self.weights(logits) @ self.classes
+
+    def embed(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Raw embeddings [B, C] of pooled features [B, D] and their logits [B, K]: the class
+        mixture, and what the head says by as much as it is to be trusted."""
+        mixture = self(logits)
+        if self.head is None:
+            return mixture
+        learned, trust = self.head.embed(features)
+        return mixture + trust * (learned - mixture)
 
     def likeness(self, phrases: Tensor) -> Tensor:
         """How well each class bears a phrase as its name: the best cosine over its names and
@@ -124,10 +136,13 @@ def load_image_hub(path: Path) -> ImageHub:
         names = json.loads(data.get("names", "[]"))
         kinds = tensors["kinds"].float() * tensors["kind_scale"].float()[:, None]
         return ImageHub(
-            HubConfig(**settings), tensors["classes"], names, kinds, tensors["kind_of"]
-        ).eval()
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path.name}: {error} is missing or wrong.") from error
+            HubConfig(**settings), tensors["classes"], names, kinds, tensors["kind_of"],
+            unpacked(tensors),
+        ).eval()  # fmt: skip
+    except KeyError as error:
+        raise ModelError(f"{path.name}: {error} is missing.") from error
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{path.name}: settings or tensors don't fit: {error}") from error
 
 
 def view(picture: PILImage, kind: str, side: int, crop: float) -> PILImage:
@@ -198,9 +213,16 @@ class ImageEncoder:
         """Width of the joint space."""
         return int(self.hub.classes.shape[1])
 
-    @torch.inference_mode()
     def logits(self, pictures: Sequence[PILImage]) -> Tensor:
         """Class logits [B, K] of RGB pictures, averaged over the views."""
+        return self.backbone.classifier(self.features(pictures))
+
+    @torch.inference_mode()
+    def features(self, pictures: Sequence[PILImage]) -> Tensor:
+        """Pooled features [B, D] of RGB pictures, averaged over the views.
+
+        The classifier is linear, so the logits of the mean are the mean of the logits.
+        """
         config, side = self.hub.config, self.backbone.config.resolution
         seen = (
             pixels(view(picture, kind, side, config.crop))
@@ -217,17 +239,18 @@ class ImageEncoder:
         if batch:
             out.append(self._forward(batch))
         if not out:
-            return torch.empty(0, self.backbone.config.classes)
+            return torch.empty(0, self.backbone.config.head)
         return torch.cat(out).view(len(pictures), len(config.views), -1).mean(1)
 
     def _forward(self, batch: Sequence[Tensor]) -> Tensor:
         stacked = torch.stack(list(batch)).contiguous(memory_format=torch.channels_last)
-        return self.backbone(stacked)
+        return self.backbone.features(stacked).mean((2, 3))
 
     @torch.inference_mode()
     def embed(self, pictures: Sequence[PILImage]) -> Tensor:
         """Raw embeddings [B, C] of RGB pictures."""
-        return self.hub(self.logits(pictures))
+        features = self.features(pictures)
+        return self.hub.embed(features, self.backbone.classifier(features))
 
     def encode(self, parts: Sequence[AnyPart]) -> Encoding:
         """Encode image parts in one batch; the norm of `raw` (0..1) tells how sure the eye is.

@@ -124,7 +124,9 @@ class EyeNoise:
             class_ids: ImageNet classes [B], in the order of the classifier.
             generator: Source of randomness.
         """
-        return F.normalize(self.hub(self.logits(class_ids, generator)), dim=-1)
+        features = self.features(class_ids, generator)
+        logits = F.linear(features, self.weight, self.bias)
+        return F.normalize(self.hub.embed(features, logits), dim=-1)
 
 
 def save_noise(path: Path, mean: Tensor, factor: Tensor, config: NoiseConfig) -> None:

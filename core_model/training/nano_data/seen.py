@@ -69,8 +69,8 @@ class Seen:
         return cls([], np.zeros((0, dim), np.float32))
 
     @classmethod
-    def load(cls, path: Path) -> Seen:
-        """Read what `save` wrote; `path` is the .safetensors.
+    def load(cls, path: Path, *, unit: bool = True) -> Seen:
+        """Read what `save` wrote; `path` is the .safetensors. `unit` brings rows to norm 1.
 
         Raises:
             UserError: a file is missing or they do not belong together.
@@ -87,7 +87,8 @@ class Seen:
             raise UserError(f"{path.name} and {beside.name} can't be read: {error}") from error
         if notes.get("format") != FORMAT or len(said) != len(features):
             raise UserError(f"{path.name} and {beside.name} do not belong together.")
-        features /= np.linalg.norm(features, axis=1, keepdims=True)
+        if unit:
+            features /= np.linalg.norm(features, axis=1, keepdims=True)
         rows = [
             Row(n, r["what"], tuple(r["things"]), r.get("colour", ""), r.get("count", 1), r.get("set", ""))
             for n, r in enumerate(said)
