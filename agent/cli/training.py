@@ -63,7 +63,7 @@ def train(
                 "run": str(folder), "checkpoint": str(outcome.checkpoint or ""),
                 "step": outcome.step, "samples": outcome.samples, "loss": _number(outcome.loss),
                 "skipped": outcome.skipped, "seconds": round(outcome.seconds, 2),
-                "stopped": outcome.stopped, "data": outcome.data,
+                "stopped": outcome.stopped, "best": outcome.best, "data": outcome.data,
             }
         )  # fmt: skip
         return
@@ -73,6 +73,8 @@ def train(
         f"{folder}: {outcome.step} steps, {outcome.samples} samples, loss {outcome.loss:.4f}, "
         f"{outcome.skipped} steps skipped; {outcome.checkpoint}"
     )
+    if outcome.best is not None:
+        console.print(f"On held-out samples step {outcome.best} was best.")
     for source in (outcome.data or {}).get("sources", []):
         errors.print(" ".join(f"{k} {v}" for k, v in source.items()), style="dim")
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from anybind.core_model.training.data.config import DataConfig
+from anybind.core_model.training.data.config import DataConfig, SourceConfig
 from anybind.errors import UserError
 from anybind.optional import require
 
@@ -164,11 +164,38 @@ class AlignmentConfig(Strict):
         return self.weight > 0
 
 
+class ValidationConfig(Strict):
+    """Samples that are never trained on, and when the stage is measured on them."""
+
+    sources: tuple[SourceConfig, ...] = ()
+    """Held-out sources, mixed like those of `data`."""
+    share: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """The last share of the records of each source of `data`, which is then not trained on."""
+    every: Count = 100
+    """Steps between two measurements; the last step is measured too."""
+    samples: Count = 256
+
+    @model_validator(mode="after")
+    def _one(self) -> ValidationConfig:
+        if self.sources and self.share:
+            raise ValueError("give sources or a share, not both")
+        if self.sources:
+            DataConfig(sources=self.sources)
+        return self
+
+    @property
+    def on(self) -> bool:
+        """Whether there is any."""
+        return bool(self.sources) or self.share > 0
+
+
 class SaveConfig(Strict):
     """When checkpoints are written."""
 
     every: Count = 500
     keep: Count = 3
+    keep_best: bool = True
+    """With validation: a checkpoint where its loss is lowest, which is kept besides."""
 
 
 class Limits(Strict):
@@ -199,6 +226,7 @@ class TrainConfig(Strict):
     """bf16: frozen weights and products in bfloat16, what is trained in float32."""
     activation_checkpointing: bool = False
     seed: int = 0
+    validation: ValidationConfig = ValidationConfig()
     save: SaveConfig = SaveConfig()
     limits: Limits = Limits()
 
@@ -233,10 +261,11 @@ class TrainConfig(Strict):
                 "bundle": _where(m.bundle, base),
             }
         )
-        zero = placed(self.zero_image)
-        return self.model_copy(
-            update={"model": model, "data": self.data.at(base), "zero_image": zero}
-        )
+        update = {"model": model, "data": self.data.at(base), "zero_image": placed(self.zero_image)}
+        if held := self.validation.sources:
+            sources = DataConfig(sources=held).at(base).sources
+            update["validation"] = self.validation.model_copy(update={"sources": sources})
+        return self.model_copy(update=update)
 
 
 def _where(name: str | None, base: Path) -> str | None:

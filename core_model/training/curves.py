@@ -19,6 +19,8 @@ _PANELS = (
 )
 _MORE = (("alignment", "cosine of bound features and words"),)
 """Drawn where a run has them."""
+_HELD_OUT = {"loss": "valid_loss", "accuracy": "valid_accuracy"}
+"""Drawn as marks over a panel, where a run has them."""
 _SMOOTH = 100
 """Curves are means over about one part in so many of the run."""
 
@@ -56,6 +58,10 @@ def draw(runs: Sequence[Path], out: Path) -> None:
             steps, values = [r["step"] for r in rows], [r[column] for r in rows]
             (line,) = axes.plot(steps, smoothed(values), label=run.name, linewidth=1.5)
             axes.plot(steps, values, color=line.get_color(), alpha=0.2, linewidth=0.7)
+            held = _HELD_OUT.get(column, column)
+            marks = [(r["step"], r[held]) for r in every if not math.isnan(r[held])]
+            if held != column and marks:
+                axes.plot(*zip(*marks, strict=True), "o--", color=line.get_color(), markersize=3)
         for bad in (r["step"] for r in every if r["skipped"]):
             panels[0].axvline(bad, color="red", alpha=0.3, linewidth=0.8)
     for axes, (_, label) in zip(panels, shown, strict=False):

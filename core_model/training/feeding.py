@@ -40,8 +40,9 @@ class StageBatches:
         """Whether pictures are embedded on the way."""
         dim = parts.trainee.bind.config.joint_dim
         self.mixer = open_sources(
-            config.data, maker=self._maker, space=parts.space, dim=dim, report=report
-        )
+            config.data, maker=self._maker, space=parts.space, dim=dim, report=report,
+            held_out=config.validation.share,
+        )  # fmt: skip
         epochs = config.data.epochs
         self.total = epochs * sum(s.count for s in self.mixer.sources) if epochs else None
         b = config.batch

@@ -45,6 +45,9 @@ class StepFigures:
     """1 if the step was not made."""
     alignment: float = math.nan
     """Mean cosine between bound features and the words that they are of; nan without any."""
+    valid_loss: float = math.nan
+    """On held-out samples, behind this step; nan where it was not measured."""
+    valid_accuracy: float = math.nan
 
 
 COLUMNS = tuple(f.name for f in fields(StepFigures))
@@ -90,6 +93,7 @@ class Reporter(Quiet):
         self._csv = csv.writer(self._stream)
         self._board = _tensorboard(run / "tensorboard", start)
         self._every, self._shown, self._pace = every, 0.0, _Pace()
+        self._valid = ""
         self._bar: Any = None
         self._task: Any = None
         if live if live is not None else sys.stderr.isatty():
@@ -115,14 +119,19 @@ class Reporter(Quiet):
         self._csv.writerow([_cell(c, getattr(figures, c)) for c in COLUMNS])
         self._stream.flush()
         if self._board is not None and not figures.skipped:
-            for name in ("loss", "accuracy", "grad_norm", "lr", "gate", "alignment"):
+            for name in ("loss", "accuracy", "grad_norm", "lr", "gate", "alignment", "valid_loss", "valid_accuracy"):  # fmt: skip
                 if not math.isnan(value := getattr(figures, name)):
                     self._board.add_scalar(name, value, figures.step)
         self._pace.add(figures.tokens, figures.seconds, done)
         text = f"loss {figures.loss:.4f}  gate {figures.gate:.4f}  right {figures.accuracy:.2f}  "
         if not math.isnan(figures.alignment):
             text += f"aligned {figures.alignment:.3f}  "
-        text += f"{self._pace.tokens_a_second:,.0f} tokens/s"
+        if not math.isnan(figures.valid_loss):
+            self._valid = f"held out {figures.valid_loss:.4f}"
+            if not math.isnan(figures.valid_accuracy):
+                self._valid += f" ({figures.valid_accuracy:.2f} right)"
+            self._valid += "  "
+        text += f"{self._valid}{self._pace.tokens_a_second:,.0f} tokens/s"
         if self._bar is not None:
             left = clock(self._pace.left)
             self._bar.update(self._task, completed=done, figures=text, at=figures.step, left=left)

@@ -78,6 +78,9 @@ class Progress:
     seconds: float = 0.0
     bad_in_a_row: int = 0
     bad_in_all: int = 0
+    best_step: int = 0
+    """Where the loss on held-out samples was lowest; 0 before it was measured."""
+    best_loss: float | None = None
     data: dict[str, Any] = field(default_factory=dict[str, Any])
     """The place in the data, as its reader gave it."""
 
@@ -121,7 +124,7 @@ def checkpoint_of(path: Path) -> Path:
 
 
 def write(run: Path, snapshot: Snapshot, about: About, keep: int) -> Path:
-    """Write a checkpoint, then remove all but the last `keep`."""
+    """Write a checkpoint, then remove all but the last `keep` and the best."""
     folder = run / CHECKPOINTS
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"{_PREFIX}{snapshot.progress.step:08d}"
@@ -139,8 +142,10 @@ def write(run: Path, snapshot: Snapshot, about: About, keep: int) -> Path:
     shutil.rmtree(final, ignore_errors=True)
     os.rename(scratch, final)
     _flush_folder(folder)
+    best = f"{_PREFIX}{snapshot.progress.best_step:08d}"
     for old in checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
+        if old.name != best:
+            shutil.rmtree(old)
     return final
 
 

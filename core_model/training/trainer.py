@@ -37,6 +37,7 @@ from anybind.core_model.training.state import (
     set_rng_state,
     write,
 )
+from anybind.core_model.training.validation import Validation, held_out_batches
 from anybind.optional import require
 
 _RECENT = 50
@@ -57,6 +58,8 @@ class Outcome:
     checkpoint: Path | None
     stopped: bool = False
     """It was told to stop and can be gone on with."""
+    best: int | None = None
+    """The step whose loss on held-out samples was lowest, if there are any."""
     data: dict[str, Any] | None = None
     """What the sources gave and what of it was bad."""
 
@@ -132,6 +135,12 @@ class _Loop:
             batches, accumulation=config.batch.accumulation, rank=accelerator.process_index,
             world=accelerator.num_processes, zero_image=zero,
         )  # fmt: skip
+        self.validation: Validation | None = None
+        if config.validation.on:
+            self.validation = Validation(
+                config, held_out_batches(config, parts), rank=accelerator.process_index,
+                world=accelerator.num_processes, zero_image=zero,
+            )  # fmt: skip
         o = config.optimizer
         groups = parameter_groups(parts.trainee.named_parameters(), o)
         optimizer = torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, eps=o.eps)
@@ -161,11 +170,13 @@ class _Loop:
                 if (taken := self.feed.take()) is None:
                     break
                 figures, fault, stopped = self._step(taken, began)
+                figures, best = self._validated(figures)
                 reporter.step(figures, self._share)
                 if fault:
                     reporter.note(f"step {figures.step} skipped: {fault}")
                     self.guard.halt(figures.step, str(self.saved or ""))
-                if self._ended or stopped or figures.step % self.config.save.every == 0:
+                regular = figures.step % self.config.save.every == 0
+                if self._ended or stopped or regular or (best and self.config.save.keep_best):
                     self._save()
             if self.place.step and (
                 self.saved is None or int(self.saved.name.rpartition("-")[2]) != self.place.step
@@ -174,7 +185,7 @@ class _Loop:
         loss = sum(self.recent) / len(self.recent) if self.recent else float("nan")
         return Outcome(
             self.place.step, self.place.samples, loss, self.guard.in_all, self.place.seconds,
-            self.saved, stopped and not self._ended,
+            self.saved, stopped and not self._ended, self.place.best_step or None,
         )  # fmt: skip
 
     # ------------------------------------------------------------ a step
@@ -233,6 +244,19 @@ class _Loop:
             alignment=float(sums[3]) / worded if align.on and taken.worded else math.nan,
         )  # fmt: skip
         return figures, fault, bool(sums[4] > 0)
+
+    def _validated(self, figures: StepFigures) -> tuple[StepFigures, bool]:
+        """The figures of a step with those on held-out samples, if it is time for them, and whether
+        they are the best so far."""
+        due = self._ended or figures.step % self.config.validation.every == 0
+        if self.validation is None or not due:
+            return figures, False
+        loss, accuracy = self.validation.measure(self.model, self.accelerator)
+        lowest = self.place.best_loss
+        best = math.isfinite(loss) and (lowest is None or loss < lowest)
+        if best:
+            self.place = replace(self.place, best_step=figures.step, best_loss=loss)
+        return replace(figures, valid_loss=loss, valid_accuracy=accuracy), best
 
     @property
     def _share(self) -> float:

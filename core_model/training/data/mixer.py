@@ -190,6 +190,8 @@ def open_sources(
     worker: int = 0,
     workers: int = 1,
     report: Report | None = None,
+    held_out: float = 0.0,
+    validating: bool = False,
 ) -> Mixer:
     """The samples of a data section.
 
@@ -204,13 +206,23 @@ def open_sources(
         worker: Of a data loader among `workers` of this process.
         workers: Number of workers.
         report: Called with a line about each bad record; by default a warning of the log.
+        held_out: Share of the records of each source, the last ones, that is left out.
+        validating: These are read, and no others.
 
     Raises:
         UserError: files are missing, not of their format, or of another space.
     """
     shard = Shard(rank * workers + worker, world * workers)
     sources = [
-        Source(c, seed=config.seed, shard=shard, epochs=config.epochs, report=report)
+        Source(
+            c,
+            seed=config.seed,
+            shard=shard,
+            epochs=config.epochs,
+            report=report,
+            held_out=held_out,
+            validating=validating,
+        )
         for c in config.sources
     ]
     for source in sources:

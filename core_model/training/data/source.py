@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -70,8 +71,19 @@ class Source:
         shard: Shard | None = None,
         epochs: int | None = None,
         report: Report | None = None,
+        held_out: float = 0.0,
+        validating: bool = False,
     ) -> None:
         """Open it: finds the records of every file (from the second run on that is kept).
+
+        Args:
+            config: What it is.
+            seed: Of its order.
+            shard: The part of this process.
+            epochs: How often it is gone through; None is endlessly.
+            report: Called with a line about each bad record.
+            held_out: Share of the records, the last ones, that is left out.
+            validating: These and no others are read.
 
         Raises:
             UserError: files are missing, not of the format, or hold no record.
@@ -95,9 +107,20 @@ class Source:
                 for f, form in zip(self.files, self._forms, strict=True)
             ]
             sizes = [len(t) for t in self._tables]
-        self._order = Order(sizes, config.order, self._seed, config.limit)
-        if not self._order.count:
+        every = Order(sizes, config.order, self._seed, config.limit)
+        if not every.count:
             raise UserError(f"{self.name} holds no record.")
+        kept, self._first = every.count, 0
+        if held_out:
+            kept = every.count - math.ceil(every.count * held_out)
+            if not kept:
+                raise UserError(f"{self.name} has too few records to hold some of them out.")
+        if validating:
+            kept, self._first = every.count - kept, kept
+        self._places, self._order = every, every
+        if kept < every.count:
+            whole = [kept] if validating else sizes
+            self._order = Order(whole, "full" if validating else config.order, self._seed, kept)
         self._mine = len(range(self._shard.index, self._order.count, self._shard.count))
         if self._order.count < self._shard.count:  # said by all of them alike
             raise UserError(
@@ -105,6 +128,8 @@ class Source:
             )
         facts = [[f.name, f.stat().st_size, n] for f, n in zip(self.files, sizes, strict=True)]
         facts.append([config.format, config.order, config.limit])
+        if held_out:
+            facts.append([held_out, validating])
         self.fingerprint = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
         self._open: OrderedDict[Path, int] = OrderedDict()
         self.epoch = 0
@@ -133,11 +158,11 @@ class Source:
                 self._end_epoch()
                 continue
             place = self._shard.index + self.position * self._shard.count
-            number = self._order.at(self.epoch, place)
+            number = self._first + self._order.at(self.epoch, place)
             self.position += 1
             self.account.read += 1
             self.account.epoch_read += 1
-            file, row = self._order.place(number)
+            file, row = self._places.place(number)
             key = self._key(file, row)
             try:
                 return self._read(file, row, number), key
