@@ -21,63 +21,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
-from scipy.signal import fftconvolve, lfilter
 from torch import Tensor, nn
 
 from anybind.core_model.encoders.audio_events import (
     FORMAT,
-    WINDOW,
     EventHead,
     WindowFeatures,
     windows,
 )
 from anybind.core_model.encoders.whisper import load_whisper
 from anybind.core_model.training import audio_events_sources as sources
-from anybind.core_model.training.audio_events_synth import RATE
+from anybind.core_model.training.audio_events_augment import augment
+from anybind.core_model.training.audio_events_words import phrases
 
 Samples = NDArray[np.float32]
-COPIES = {"gm": 2, "gs": 3, "sonic": 6, "synth": 2, "voice": 2}
+COPIES = {"gm": 2, "gs": 3, "sonic": 6, "synth": 2, "voice": 2, "played": 1}
 """Augmented copies of each training clip, by source. Held-out clips are used once, as they are."""
 SYNTH_EACH = 24
+PLAYED_EACH = 24
 VOICES = 144
 SPACE = "minilm-l6-v2"
 LAYERS = (0, 2, 3)
-
-
-def augment(samples: Samples, r: np.random.Generator, others: list[Samples]) -> Samples:
-    """Another take of a sound: cut, speed, mixing, room, band, noise and level."""
-    x = samples
-    if r.random() < 0.5:
-        speed = r.uniform(0.87, 1.15)
-        x = np.interp(np.arange(0, len(x) - 1, speed), np.arange(len(x)), x).astype(np.float32)
-    if len(x) > WINDOW // 2:
-        size = min(len(x), int(r.uniform(0.35, 1.0) * WINDOW))
-        start = int(r.integers(0, len(x) - size + 1))
-        cut = x[start : start + size]
-        if np.sqrt(np.mean(cut**2)) > 0.2 * np.sqrt(np.mean(x**2)):  # not the pause after a sound
-            x = cut
-    x = x[:WINDOW].astype(np.float64)
-    level = np.sqrt(np.mean(x**2)) + 1e-7
-    if others and r.random() < 0.2:
-        other = np.resize(others[int(r.integers(len(others)))], len(x))
-        loud = np.sqrt(np.mean(other**2)) + 1e-7
-        x = x + other * (level / loud) * 10 ** (r.uniform(-20, -8) / 20)
-    if r.random() < 0.4:
-        n = int(r.uniform(0.08, 0.6) * RATE)
-        room = r.standard_normal(n) * np.exp(-np.arange(n) / n * 6)
-        room[0] = r.uniform(3, 12)
-        x = fftconvolve(x, room / np.sqrt(np.sum(room**2)))[: len(x)]
-    if r.random() < 0.35:
-        low, high = r.uniform(30, 400), r.uniform(2500, 7900)
-        spectrum, f = np.fft.rfft(x), np.fft.rfftfreq(len(x), 1 / RATE)
-        x = np.fft.irfft(spectrum / (1 + (low / (f + 1)) ** 4) / (1 + (f / high) ** 4), len(x))
-    if r.random() < 0.5:
-        noise = r.standard_normal(len(x))
-        if r.random() < 0.5:
-            noise = lfilter([1.0], [1.0, -0.98], noise)  # deeper, like traffic or a room
-            noise /= noise.std() + 1e-9
-        x = x + noise * level * 10 ** (-r.uniform(12, 45) / 20)
-    return (x * 10 ** (r.uniform(-15, 3) / 20)).astype(np.float32)
 
 
 @dataclass
@@ -177,7 +141,7 @@ class Targets:
 
     def __init__(self, labels: list[str], embed: Callable[[list[str]], NDArray[np.float32]]):
         self.names = sorted(set(labels))
-        said = [sources.phrases(name) for name in self.names]
+        said = [phrases(name) for name in self.names]
         flat = torch.from_numpy(embed([phrase for group in said for phrase in group]))
         groups = flat.split([len(group) for group in said])
         normal = nn.functional.normalize
@@ -295,6 +259,7 @@ def main() -> None:
             "gs": lambda: sources.gs_clips(args.gs, args.seed),
             "gm": lambda: sources.gm_clips(args.gm, args.seed),
             "synth": lambda: sources.synth_clips(SYNTH_EACH, args.seed),
+            "played": lambda: sources.played_clips(PLAYED_EACH, args.seed),
         }  # fmt: skip
         for name, make in clips.items():
             prepare(name, make(), features, args.runs, args.seed)

@@ -143,17 +143,3 @@ def test_shipped_head_fits_whisper_tiny_and_the_hub() -> None:
     assert head.inner.in_features == 3 * 384 * len(settings["layers"])
     assert SHIPPED.stat().st_size <= 1_500_000
     assert all(bool(p.isfinite().all()) for p in head.state_dict().values())
-
-
-def test_training_sounds_are_seeded_and_named() -> None:
-    from anybind.core_model.training.audio_events_sources import phrases
-    from anybind.core_model.training.audio_events_synth import RECIPES, make
-
-    for name in RECIPES:
-        first = make(name, 3, 3.0)
-        assert np.array_equal(first, make(name, 3, 3.0))
-        assert not np.array_equal(first, make(name, 4, 3.0))
-        assert first.shape == (3 * RATE,)
-        assert np.isfinite(first).all()
-        assert 0 < np.abs(first).max() <= 1
-        assert phrases(name)[0] == name
