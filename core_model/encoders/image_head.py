@@ -62,6 +62,8 @@ class ImageHead(nn.Module):
         self.second = nn.Linear(config.hidden, config.dim)
         self.scale = nn.Parameter(torch.tensor(20.0))
         self.trust = nn.Linear(config.hidden, 1)
+        self.apart = nn.Linear(5, 1)
+        """Whether the halves of a picture show different things: see `halves`."""
         self.drop = nn.Dropout(0.0)
 
     def forward(self, features: Tensor) -> Headed:
@@ -76,6 +78,21 @@ class ImageHead(nn.Module):
         said = self(features)
         return said.logits.softmax(-1) @ self.things, said.gate
 
+    def halves(self, whole: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        """How far a picture is to be taken for two things side by side [B, 1], 0..1.
+
+        Told by how sure the eye is of either half, and how like they are to each other and to the
+        whole; of embeddings [B, C] whose norm tells how sure it is.
+        """
+        return torch.sigmoid(self.apart(likeness(whole, left, right)))
+
+
+def likeness(whole: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """What `ImageHead.halves` judges by [B, 5]: norms of the halves, three cosines."""
+    cosine = F.cosine_similarity
+    parts = [left.norm(dim=-1), right.norm(dim=-1), cosine(left, right, -1)]
+    return torch.stack([*parts, cosine(left, whole, -1), cosine(right, whole, -1)], -1)
+
 
 def packed(head: ImageHead) -> dict[str, Tensor]:
     """Its tensors as they are kept: weights in eight bits by row, the rest in half precision.
@@ -84,7 +101,7 @@ def packed(head: ImageHead) -> dict[str, Tensor]:
     """
     out: dict[str, Tensor] = {}
     for name, value in head.state_dict().items():
-        if value.ndim == 2 and value.shape[0] > 1 and name != "things":
+        if name in ("first.weight", "second.weight"):
             scale = value.abs().amax(1, keepdim=True).clamp(min=1e-8) / 127
             out[f"{PREFIX}{name}"] = (value / scale).round().to(torch.int8)
             out[f"{PREFIX}{name}.scale"] = scale[:, 0].float()

@@ -39,6 +39,9 @@ FORMAT = "anybind-image-hub-1"
 
 _BATCH = 16
 _MIN_SIDE = 8
+_HALF = 0.55
+"""What a half is of the side: things seldom end in the very middle."""
+_HALVES = ("first", "last")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,22 @@ class ImageHub(nn.Module):
         learned, trust = self.head.embed(features)
         return mixture + trust * (learned - mixture)
 
+    def scene(self, features: Tensor, logits: Tensor) -> Tensor:
+        """Raw embeddings [B, C] of pictures that were also looked at by halves.
+
+        Where the halves show different things, the two are added up instead: a network that was
+        trained on one thing in the middle sees neither of two at the sides.
+
+        Args:
+            features: Pooled features [B, 3, D] of the whole and its halves.
+            logits: Class logits [B, 3, K].
+        """
+        whole, left, right = self.embed(features, logits).unbind(1)
+        if self.head is None:
+            return whole
+        apart = self.head.halves(whole, left, right)
+        return whole + apart * ((left + right) / 2 - whole)
+
     def likeness(self, phrases: Tensor) -> Tensor:
         """How well each class bears a phrase as its name: the best cosine over its names and
         those of the kinds above it, [P, K] for unit-norm phrases [P, C]."""
@@ -151,7 +170,9 @@ def view(picture: PILImage, kind: str, side: int, crop: float) -> PILImage:
     Args:
         picture: RGB.
         kind: "centre" (the middle, as ImageNet models are tested), "whole" (all of it, squeezed
-            into the square), "padded" (all of it on its mean colour); "-flip" at the end mirrors.
+            into the square), "padded" (all of it on its mean colour), "first" and "last" (a little
+            more than the left and right halves, of an upright picture the upper and lower,
+            padded); "-flip" at the end mirrors.
         side: Pixels.
         crop: Share of the short side that "centre" keeps.
 
@@ -170,15 +191,29 @@ def view(picture: PILImage, kind: str, side: int, crop: float) -> PILImage:
         box = (left, top, left + keep, top + keep)
     elif name == "whole":
         box = (0.0, 0.0, float(width), float(height))
-    elif name == "padded":
+    elif name in ("padded", "first", "last"):
+        if name != "padded":
+            picture = picture.crop(_half(picture.size, last=name == "last"))
         longest = max(picture.size)
         square = pil.new("RGB", (longest, longest), _mean_colour(picture))
-        square.paste(picture, ((square.width - width) // 2, (square.height - height) // 2))
-        picture, box = square, (0.0, 0.0, float(square.width), float(square.height))
+        square.paste(picture, ((longest - picture.width) // 2, (longest - picture.height) // 2))
+        picture, box = square, (0.0, 0.0, float(longest), float(longest))
     else:
-        raise ModelError(f"There is no view {kind!r}: centre, whole or padded, with -flip or not.")
+        raise ModelError(
+            f"There is no view {kind!r}: centre, whole, padded, first or last, with -flip or not."
+        )
     seen = picture.resize((side, side), pil.Resampling.BICUBIC, box=box)
     return seen.transpose(pil.Transpose.FLIP_LEFT_RIGHT) if mirrored else seen
+
+
+def _half(size: tuple[int, int], *, last: bool) -> tuple[int, int, int, int]:
+    """The box of a half of the longer side, and a tenth of it beyond the middle."""
+    width, height = size
+    if width >= height:
+        keep = round(width * _HALF)
+        return (width - keep, 0, width, height) if last else (0, 0, keep, height)
+    keep = round(height * _HALF)
+    return (0, height - keep, width, height) if last else (0, 0, width, keep)
 
 
 def _mean_colour(picture: PILImage) -> tuple[int, int, int]:
@@ -218,29 +253,26 @@ class ImageEncoder:
         return self.backbone.classifier(self.features(pictures))
 
     @torch.inference_mode()
-    def features(self, pictures: Sequence[PILImage]) -> Tensor:
-        """Pooled features [B, D] of RGB pictures, averaged over the views.
+    def features(self, pictures: Sequence[PILImage], views: Sequence[str] | None = None) -> Tensor:
+        """Pooled features [B, D] of RGB pictures, averaged over the views (None: the hub's).
 
         The classifier is linear, so the logits of the mean are the mean of the logits.
         """
         config, side = self.hub.config, self.backbone.config.resolution
-        seen = (
-            pixels(view(picture, kind, side, config.crop))
-            for picture in pictures
-            for kind in config.views
-        )
+        kinds = config.views if views is None else views
         out: list[Tensor] = []
         batch: list[Tensor] = []
-        for one in seen:
-            batch.append(one)
-            if len(batch) == _BATCH:
-                out.append(self._forward(batch))
-                batch = []
+        for picture in pictures:
+            for kind in kinds:
+                batch.append(pixels(view(picture, kind, side, config.crop)))
+                if len(batch) == _BATCH:
+                    out.append(self._forward(batch))
+                    batch = []
         if batch:
             out.append(self._forward(batch))
         if not out:
             return torch.empty(0, self.backbone.config.head)
-        return torch.cat(out).view(len(pictures), len(config.views), -1).mean(1)
+        return torch.cat(out).view(len(pictures), len(kinds), -1).mean(1)
 
     def _forward(self, batch: Sequence[Tensor]) -> Tensor:
         stacked = torch.stack(list(batch)).contiguous(memory_format=torch.channels_last)
@@ -248,9 +280,23 @@ class ImageEncoder:
 
     @torch.inference_mode()
     def embed(self, pictures: Sequence[PILImage]) -> Tensor:
-        """Raw embeddings [B, C] of RGB pictures."""
+        """Raw embeddings [B, C] of RGB pictures.
+
+        What the head takes for drawings is looked at by halves as well; of photographs, whose
+        things lie anywhere, the whole is all there is.
+        """
         features = self.features(pictures)
-        return self.hub.embed(features, self.backbone.classifier(features))
+        classifier = self.backbone.classifier
+        out = self.hub.embed(features, classifier(features))
+        if self.hub.head is None or not len(pictures):
+            return out
+        drawn = self.hub.head(features).gate[:, 0] > 0.5
+        if bool(drawn.any()):
+            some = [p for p, d in zip(pictures, drawn.tolist(), strict=True) if d]
+            halves = [self.features(some, (half,)) for half in _HALVES]
+            three = torch.stack([features[drawn], *halves], 1)
+            out[drawn] = self.hub.scene(three, classifier(three))
+        return out
 
     def encode(self, parts: Sequence[AnyPart]) -> Encoding:
         """Encode image parts in one batch; the norm of `raw` (0..1) tells how sure the eye is.

@@ -18,19 +18,27 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file, safe_open, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anybind.core_model.encoders.image_head import PREFIX, HeadConfig, ImageHead, packed
+from anybind.core_model.encoders.image_head import (
+    PREFIX,
+    HeadConfig,
+    ImageHead,
+    likeness,
+    packed,
+)
+from anybind.core_model.encoders.image_hub import ImageHub, load_image_hub
 from anybind.core_model.training.eye_noise import EyeNoise, NoiseConfig, load_noise, save_noise
-from anybind.core_model.training.nano_data.seen import Row, Seen, joined
+from anybind.core_model.training.nano_data.seen import Row, Seen
 from anybind.core_model.training.nano_data.world import Thing, World, called
 
 
@@ -64,28 +72,59 @@ def sentences(thing: Thing) -> list[str]:
 class Drawn:
     """Features of pictures and what they show, as tensors."""
 
-    def __init__(self, seen: Seen, at: dict[str, int]) -> None:
+    def __init__(self, parts: Sequence[Seen], at: dict[str, int], width: int) -> None:
+        """Of several files; rows wider than `width` D hold the halves too [3D].
+
+        Args:
+            parts: Rows and features [N, D] or [N, 3D].
+            at: Place of each thing.
+            width: D.
+        """
         self.at = at
-        self.features = torch.from_numpy(seen.features)
-        single = [r for r in seen.rows if r.what in ("one", "colour", "count")]
-        self.ones, self.shown = self._indexed(single)
-        self.groups = [r for r in seen.rows if r.what in ("pair", "triple")]
-        self.sets = [r.set for r in single]
+        wholes: list[Tensor] = []
+        ones: list[tuple[int, int]] = []
+        self.groups: list[tuple[int, tuple[str, ...]]] = []
+        halved: list[tuple[Tensor, bool]] = []
+        count = 0
+        for part in parts:
+            features = torch.from_numpy(part.features).view(len(part.features), -1, width)
+            wholes.append(features[:, 0])
+            for row in part.rows:
+                if not all(t in at for t in row.things):
+                    continue
+                several = row.what in ("pair", "triple")
+                if several:
+                    self.groups.append((count + row.number, row.things))
+                else:
+                    ones.append((count + row.number, at[row.things[0]]))
+                if features.shape[1] == 3:
+                    halved.append((features[row.number], several))
+            count += len(features)
+            if features.shape[1] == 3:
+                # Either half of a pair is a picture of one thing.
+                pairs = [
+                    r for r in part.rows if r.what == "pair" and all(t in at for t in r.things)
+                ]
+                for half in (1, 2):
+                    numbers = torch.tensor([r.number for r in pairs], dtype=torch.long)
+                    wholes.append(features[numbers, half])
+                    ones += [(count + n, at[r.things[half - 1]]) for n, r in enumerate(pairs)]
+                    count += len(pairs)
+        self.features = torch.cat(wholes)
+        self.ones = torch.tensor([number for number, _ in ones])
+        self.shown = torch.tensor([thing for _, thing in ones])
+        self.halved = torch.stack([f for f, _ in halved]) if halved else torch.empty(0, 3, width)
+        """Whole and halves [H, 3, D] of pictures that were also looked at so."""
+        self.several = torch.tensor([s for _, s in halved])
+        """Whether they show several things [H]."""
 
-    def _indexed(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
-        kept = [r for r in rows if r.things[0] in self.at]
-        return (
-            torch.tensor([r.number for r in kept]),
-            torch.tensor([self.at[r.things[0]] for r in kept]),
-        )
-
-    def group_targets(self, rows: list[Row]) -> tuple[Tensor, Tensor]:
+    def group_targets(self, groups: Sequence[tuple[int, tuple[str, ...]]]) -> tuple[Tensor, Tensor]:
         """Row numbers [G] and shares of the things [G, T]."""
-        target = torch.zeros(len(rows), len(self.at))
-        for n, row in enumerate(rows):
-            for thing in row.things:
-                target[n, self.at[thing]] += 1 / len(row.things)
-        return torch.tensor([r.number for r in rows]), target
+        target = torch.zeros(len(groups), len(self.at))
+        for n, (_, things) in enumerate(groups):
+            for thing in things:
+                target[n, self.at[thing]] += 1 / len(things)
+        return torch.tensor([number for number, _ in groups], dtype=torch.long), target
 
 
 def train(
@@ -132,7 +171,7 @@ def train(
         numbers, shares = drawn.group_targets([drawn.groups[int(i)] for i in chosen])
         some = torch.randint(len(classes), (recipe.batch,), generator=rng)
         photos = noise.features(classes[some], rng)
-        inputs = torch.cat([x, mixed, drawn.features[numbers.long()], photos])
+        inputs = torch.cat([x, mixed, drawn.features[numbers], photos])
         targets = torch.cat([y, wanted, shares @ soft, soft[place[some]]])
         drawing = torch.ones(len(inputs))
         drawing[len(inputs) - len(photos) :] = 0
@@ -148,6 +187,40 @@ def train(
         if step % 250 == 0 or step + 1 == recipe.steps:
             print(f"step {step} loss {loss.item():.3f} gate {gate.item():.3f}", flush=True)
     return head.eval().requires_grad_(False)
+
+
+def tell_apart(head: ImageHead, hub: ImageHub, classify: nn.Linear, drawn: Drawn) -> float:
+    """Fit what tells pictures of several things by their halves; in place.
+
+    Returns:
+        The share of the pictures that it tells right; 0 without any.
+    """
+    if not len(drawn.halved):
+        return 0.0
+    judged = ImageHub(hub.config, hub.classes, head=head)
+    with torch.inference_mode():
+        three = judged.embed(drawn.halved, classify(drawn.halved))
+        x = likeness(*three.unbind(1)).clone()
+    y = drawn.several.float()
+    centre, spread = x.mean(0), x.std(0)
+    weight, bias = torch.zeros(x.shape[1], requires_grad=True), torch.zeros(1, requires_grad=True)
+    # As many of the one as of the other.
+    balance = torch.where(y > 0, 0.5 / y.mean(), 0.5 / (1 - y.mean()))
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=200)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        said = (x - centre) / spread @ weight + bias
+        loss = F.binary_cross_entropy_with_logits(said, y, balance) + 1e-3 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # pyright: ignore[reportUnknownMemberType]
+    with torch.no_grad():
+        head.apart.weight.copy_((weight / spread)[None])
+        head.apart.bias.copy_(bias - (weight * centre / spread).sum())
+        said = (head.apart(x)[:, 0] > 0).float()
+        return float(((said == y).float() * balance).mean())
 
 
 def _balanced(shown: Tensor) -> Tensor:
@@ -168,9 +241,9 @@ def right(head: ImageHead, features: Tensor, shown: Tensor) -> dict[str, float]:
     }
 
 
-def write_statistics(features: NDArray[np.float32], out: Path, rank: int = 256) -> None:
+def write_statistics(features: Tensor, out: Path, rank: int = 256) -> None:
     """Mean and covariance (of the given rank) of features, for `eye_noise`."""
-    rows = torch.from_numpy(features).double()
+    rows = features.double()
     values, vectors = torch.linalg.eigh(torch.cov(rows.T))
     factor = vectors[:, -rank:] * values[-rank:].clamp(min=0).sqrt()
     save_noise(out, rows.mean(0).float(), factor.float(), NoiseConfig())
@@ -201,7 +274,6 @@ def main() -> None:
     args = p.parse_args()
     from anybind.assembly import Assembly
     from anybind.core_model.encoders.efficientnet import load_efficientnet
-    from anybind.core_model.encoders.image_hub import load_image_hub
     from anybind.core_model.encoders.minilm import load_text_encoder
 
     assembly = Assembly(args.bundle)
@@ -210,31 +282,29 @@ def main() -> None:
     text = next(c for c in assembly.bundle.encoders if c.use == "minilm").weights
     words = load_text_encoder(assembly.weight(text["model"]), assembly.weight(text["tokenizer"]))
     world = World.load(args.world)
-    seen = joined([Seen.load(path, unit=False) for path in args.pictures])
-    assert seen is not None
-    tested, learned = _split(seen, args.hold_out_set)
-    shown = {t for row in seen.rows for t in row.things}
+    parts = [Seen.load(path, unit=False) for path in args.pictures]
+    split = [_split(part, args.hold_out_set) for part in parts]
+    learned = [part for _, part in split]
+    shown = {t for part in parts for row in part.rows for t in row.things}
     things = [t for t in world.things if t.id in shown or t.eye >= 0]
     at = {t.id: n for n, t in enumerate(things)}
     flat = words.unit([s for t in things for s in sentences(t)])
     ends = np.cumsum([len(sentences(t)) for t in things])[:-1]
     embedded = torch.stack([part.mean(0) for part in flat.tensor_split(torch.tensor(ends))])
     embedded = F.normalize(embedded, dim=-1)
-    write_statistics(
-        seen.features[[r.number for r in learned.rows if r.what == "one"]], args.noise_out
-    )
-    noise = load_noise(args.noise_out, backbone, load_image_hub(args.hub))
+    drawn = Drawn(learned, at, backbone.config.head)
+    write_statistics(drawn.features[drawn.ones], args.noise_out)
+    hub = load_image_hub(args.hub)
+    noise = load_noise(args.noise_out, backbone, hub)
     place = {t.eye: at[t.id] for t in things if t.eye >= 0}
     recipe = Recipe(steps=args.steps, hidden=args.hidden, drop=args.drop, smooth=args.smooth)
-    drawn = Drawn(learned, at)
     eyes = [place.get(c, -1) for c in range(backbone.config.classes)]
     head = train(drawn, embedded, noise, eyes, recipe, args.seed)
-    report = {
-        "things": len(things),
-        "trained": right(head, drawn.features[drawn.ones], drawn.shown),
-    }
-    for name, part in tested.items():
-        new = Drawn(part, at)
+    several = tell_apart(head, hub, backbone.classifier, drawn)
+    report: dict[str, Any] = {"things": len(things), "several things told": round(several, 3)}
+    report["trained"] = right(head, drawn.features[drawn.ones], drawn.shown)
+    for name in split[0][0]:
+        new = Drawn([tested[name] for tested, _ in split], at, backbone.config.head)
         report[name] = right(head, new.features[new.ones], new.shown)
     print(json.dumps(report, indent=1))
     if args.out:

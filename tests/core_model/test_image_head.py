@@ -9,14 +9,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image as pil
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from anybind.core_model.encoders.efficientnet import EfficientNetLite, LiteConfig
 from anybind.core_model.encoders.image_head import HeadConfig, ImageHead, packed, unpacked
-from anybind.core_model.encoders.image_hub import FORMAT, HubConfig, ImageHub, load_image_hub
+from anybind.core_model.encoders.image_hub import FORMAT, HubConfig, ImageHub, load_image_hub, view
 from anybind.core_model.training.eye_noise import EyeNoise, NoiseConfig
-from anybind.core_model.training.image_head import Drawn, Recipe, held_back, right, train
+from anybind.core_model.training.image_head import (
+    Drawn,
+    Recipe,
+    held_back,
+    right,
+    tell_apart,
+    train,
+)
 from anybind.core_model.training.nano_data.seen import Row, Seen
 from anybind.errors import ModelError
 
@@ -71,7 +79,7 @@ def test_eight_bits_keep_what_it_says(tmp_path: Path) -> None:
     assert loaded is not None
     x = torch.randn(30, D)
     before, after = head.embed(x)[0], loaded.embed(x)[0]
-    assert bool((F.cosine_similarity(before, after) > 0.995).all())
+    assert bool((F.cosine_similarity(before, after) > 0.98).all())
     assert unpacked({"classes": torch.zeros(1)}) is None
     assert load_image_hub(_hub_file(tmp_path / "bare.safetensors", {})).head is None
 
@@ -113,7 +121,7 @@ def _drawings(per: int = 30) -> Seen:
 
 def test_training_tells_things_apart_and_drawings_from_photographs() -> None:
     seen = _drawings()
-    drawn = Drawn(seen, {f"t{n}": n for n in range(T)})
+    drawn = Drawn([seen], {f"t{n}": n for n in range(T)}, D)
     torch.manual_seed(1)
     things = F.normalize(torch.randn(T, C), dim=-1)
     recipe = Recipe(steps=250, batch=32, hidden=24, drop=0.1)
@@ -143,3 +151,48 @@ def test_the_cache_reads_the_things(tmp_path: Path) -> None:
     cache = RetrievalCache.load(file, tensor="head.things", space="test", top_k=2)
     assert len(cache) == T
     assert load_file(file)["head.things"].dtype == torch.float16
+
+
+def test_two_things_side_by_side_are_told_by_the_halves_and_added_up() -> None:
+    """Pictures of two are made so that the whole shows neither; the halves show one each."""
+    rng = np.random.default_rng(1)
+    places = rng.normal(0, 1, (T, D)) + 2.0
+    rows: list[Row] = []
+    features: list[np.ndarray] = []
+    for number in range(160):
+        a, b = rng.choice(T, 2, replace=False)
+        noise = rng.normal(0, 0.2, (3, D))
+        if number % 2:
+            rows.append(Row(number, "pair", (f"t{a}", f"t{b}")))
+            three = np.stack([(places[a] + places[b]) / 2, places[a], places[b]])
+        else:
+            rows.append(Row(number, "one", (f"t{a}",)))
+            three = np.stack([places[a], 0.5 * places[a] + 1.0, 0.5 * places[a] + 1.0])
+        features.append((three + noise).reshape(-1))
+    seen = Seen(rows, np.stack(features).astype(np.float32))
+    drawn = Drawn([seen], {f"t{n}": n for n in range(T)}, D)
+    assert len(drawn.ones) == 80 + 2 * 80 and len(drawn.groups) == 80
+    torch.manual_seed(0)
+    things = F.normalize(torch.randn(T, C), dim=-1)
+    recipe = Recipe(steps=250, batch=32, hidden=24, drop=0.1)
+    head = train(drawn, things, _noise(), [0, 1, 2, -1, -1], recipe, seed=0)
+    hub = ImageHub(HubConfig(space="test"), torch.zeros(5, C))
+    classify = torch.nn.Linear(D, 5).requires_grad_(False)
+    assert tell_apart(head, hub, classify, drawn) > 0.9
+    whole = ImageHub(hub.config, hub.classes, head=head)
+    pairs = drawn.halved[drawn.several]
+    seen_both = F.normalize(whole.scene(pairs, classify(pairs)), dim=-1) @ things.T
+    wanted = torch.tensor([[int(t[1:]) for t in r.things] for r in rows if r.what == "pair"])
+    best = seen_both.topk(2).indices.sort(1).values
+    assert (best == wanted.sort(1).values).all(1).float().mean() > 0.7
+
+
+def test_a_half_of_a_picture_is_a_little_more_than_a_half() -> None:
+    wide = pil.new("RGB", (200, 100), "white")
+    wide.paste((255, 0, 0), (0, 0, 100, 100))
+    left, right_half = (np.asarray(view(wide, kind, 50, 1.0)) for kind in ("first", "last"))
+    assert (left[25, 20] == [255, 0, 0]).all() and (right_half[25, 40] == 255).all()
+    tall = wide.transpose(pil.Transpose.ROTATE_270)
+    assert (np.asarray(view(tall, "first", 50, 1.0))[10, 25] == [255, 0, 0]).all()
+    with pytest.raises(ModelError, match="no view"):
+        view(wide, "middle", 50, 1.0)

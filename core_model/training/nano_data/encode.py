@@ -68,7 +68,10 @@ def _sounds(each: int, seed: int) -> Iterator[Made]:
 
 
 def through_hub(model: Any, assembly: Any, seen: Seen) -> Seen:
-    """Embeddings of pictures from the backbone's features [N, D]: through mapping and cache."""
+    """Embeddings of pictures from the backbone's features, through mapping and cache.
+
+    Features are [N, D], or with those of the halves [N, 3D]; as `ImageEncoder.embed` does it.
+    """
     import torch
 
     from anybind.core_model.encoders.efficientnet import load_efficientnet
@@ -78,10 +81,15 @@ def through_hub(model: Any, assembly: Any, seen: Seen) -> Seen:
     hub = load_image_hub(assembly.weight(eye.weights["projection"]))
     classifier = load_efficientnet(assembly.weight(eye.weights["backbone"])).classifier
     with torch.inference_mode():
-        blocks = [
-            hub.embed(block, classifier(block))
-            for block in torch.from_numpy(seen.features).split(1024)
-        ]
+        blocks: list[Any] = []
+        width = classifier.in_features
+        for block in torch.from_numpy(seen.features).view(len(seen.rows), -1, width).split(1024):
+            whole = block[:, 0]
+            out = hub.embed(whole, classifier(whole))
+            if block.shape[1] == 3 and hub.head is not None:
+                drawn = hub.head(whole).gate > 0.5
+                out = torch.where(drawn, hub.scene(block, classifier(block)), out)
+            blocks.append(out)
     rows = torch.nn.functional.normalize(torch.cat(blocks), dim=-1).numpy()
     if "image" in model.cache_kinds:
         rows = np.asarray(model.cache.apply(rows), np.float32)
@@ -111,10 +119,11 @@ def main() -> None:
         )
         print(f"{args.out}: {len(seen.rows)} rows")
         return
-    pictures = joined([Seen.load(path, unit=False) for path in args.pictures])
-    if pictures is None:
+    assembly = Assembly(args.bundle)
+    parts = [Seen.load(path, unit=False) for path in args.pictures]
+    seen = joined([through_hub(model, assembly, part) for part in parts])
+    if seen is None:
         p.error("drawings take --pictures")
-    seen = through_hub(model, Assembly(args.bundle), pictures)
     seen.carries = measure(seen)
     sources = sources_of(Counter(row.set for row in seen.rows))
     seen.save(args.out, model.space, sources)

@@ -1,7 +1,7 @@
 """Pictures made of labelled drawings, and what the image backbone gives for them.
 
     python -m anybind.core_model.training.nano_data.pictures --archives DIR --world FILE \\
-        --out pictures.safetensors [--views 4] [--pairs 3000]
+        --out pictures.safetensors [--views 4] [--pairs 5000] [--halves]
 
 What is kept is the backbone's pooled features, before they are mapped into the joint space, so that
 the mapping can be trained on them (`image_head`) and applied again when it has changed, in seconds.
@@ -137,7 +137,8 @@ def encoded(eye: Eye, made: Iterator[Made], report: str = "") -> Seen:
 class Eye:
     """The image backbone of a bundle, in bfloat16 (twice as fast, cosines to 0.001)."""
 
-    def __init__(self, bundle: str) -> None:
+    def __init__(self, bundle: str, *, halves: bool = False) -> None:
+        """`halves` keeps features [3, D] a picture, of the whole and its halves; else [1, D]."""
         import torch
 
         from anybind.assembly import Assembly
@@ -148,30 +149,35 @@ class Eye:
         backbone = load_efficientnet(assembly.weight(eye.weights["backbone"]))
         self.side = backbone.config.resolution
         self.backbone = backbone.to(torch.bfloat16)
+        self.halves = halves
 
     def __call__(self, batch: list[Made]) -> NDArray[np.float32]:
-        """Pooled features [B, D] of pictures.
+        """Pooled features [B, D] or [B, 3D] of pictures.
 
-        Of groups both views that the encoder averages at run time, of single things one of them by
-        turns: a network that is trained on the halves finds its way with the whole.
+        Of the views that the encoder averages at run time, a single thing is seen in one by turns,
+        where halves are not kept: a network that is trained on these finds its way with the mean.
         """
         import torch
 
         from anybind.core_model.encoders.efficientnet import pixels
         from anybind.core_model.encoders.image_hub import view
 
-        seen = [
-            (at, pixels(view(picture, kind, self.side, 0.875)))
-            for at, (row, picture) in enumerate(batch)
-            for turn, kind in enumerate(VIEWS)
-            if row.what in ("pair", "triple") or turn == at % 2
-        ]
+        places: list[tuple[int, int]] = []
+        seen: list[torch.Tensor] = []
+        for at, (_, picture) in enumerate(batch):
+            kinds = VIEWS if self.halves else VIEWS[at % 2 : at % 2 + 1]
+            parts = [(kind, 0) for kind in kinds]
+            parts += [("first", 1), ("last", 2)] if self.halves else []
+            for kind, part in parts:
+                places.append((at, part))
+                seen.append(pixels(view(picture, kind, self.side, 0.875)))
         with torch.inference_mode():
-            stacked = torch.stack([one for _, one in seen])
-            stacked = stacked.contiguous(memory_format=torch.channels_last).bfloat16()
+            stacked = torch.stack(seen).contiguous(memory_format=torch.channels_last).bfloat16()
             pooled = self.backbone.features(stacked).float().mean((2, 3)).numpy()
-        owner = np.array([at for at, _ in seen])
-        return np.stack([pooled[owner == at].mean(0) for at in range(len(batch))])
+        out = np.zeros((len(batch), 3 if self.halves else 1, pooled.shape[1]), np.float32)
+        for place, row in zip(places, pooled, strict=True):
+            out[place] += row / (len(VIEWS) if self.halves and place[1] == 0 else 1)
+        return out.reshape(len(batch), -1)
 
 
 def main() -> None:
@@ -189,6 +195,7 @@ def main() -> None:
     p.add_argument("--counts", type=int, default=300)
     p.add_argument("--pairs", type=int, default=5000)
     p.add_argument("--triples", type=int, default=800)
+    p.add_argument("--halves", action="store_true", help="keep the features of the halves too")
     p.add_argument("--limit", type=int, help="only so many drawings, taken at random")
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args()
@@ -203,7 +210,7 @@ def main() -> None:
         composer.groups(args.pairs, 2),
         composer.groups(args.triples, 3),
     )
-    seen = encoded(Eye(args.bundle), made, report="pictures")
+    seen = encoded(Eye(args.bundle, halves=args.halves), made, report="pictures")
     used = Counter(row.set for row in seen.rows)
     seen.save(args.out, "efficientnet-lite2", sources_of(used))
     print(f"{args.out}: {len(seen.rows)} rows")
