@@ -228,9 +228,9 @@ def test_every_arm_learns(setting: Any) -> None:
     for name in module("ablation_arms").ARMS:
         parts = built(setting, name)
         batch = steps(setting, name, 0, 1)[0]
-        optimizer = torch.optim.AdamW(parts.trainables.values(), lr=1e-2)
+        optimizer = torch.optim.AdamW(parts.trainables.values(), lr=3e-2)
         losses: list[float] = []
-        for _ in range(12):
+        for _ in range(30):
             loss = parts.trainee(**batch).loss
             losses.append(float(loss.detach()))
             optimizer.zero_grad()
