@@ -282,3 +282,30 @@ def test_layers_before_the_first_get_nothing() -> None:
 def test_heads_must_divide() -> None:
     with pytest.raises(ValueError, match="multiple"):
         LlamaConfig(10, 12, 1, 4, 3, 8)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("kv", [1, 3, 6])
+def test_attention_of_training_is_that_of_inference(masked: bool, kv: int) -> None:
+    """Short rows that learn are attended to by other products: same output, same gradients."""
+    from anybind.core_model.llama import _attend
+
+    rng = torch.Generator().manual_seed(kv)
+    q = torch.randn(2, 6, 9, 8, generator=rng, requires_grad=True)
+    k, v = (torch.randn(2, kv, 9, 8, generator=rng, requires_grad=True) for _ in range(2))
+    segments = torch.tensor([[0, 0, 0, 1, 1, 1, 1, -1, -1], [2, 2, 2, 2, 2, 2, 2, 2, 2]])
+    own = segments[:, None, :, None] == segments[:, None, None, :]
+    mask = own & torch.ones(9, 9, dtype=torch.bool).tril() if masked else None
+    got = _attend(q, k, v, mask)
+    with torch.no_grad():
+        torch.testing.assert_close(got.detach(), _attend(q, k, v, mask))
+    repeated = [x.repeat_interleave(6 // kv, 1) for x in (k, v)]
+    plain = torch.nn.functional.scaled_dot_product_attention(
+        q, *repeated, attn_mask=mask, is_causal=not masked
+    )
+    weights = torch.randn(got.shape, generator=rng)
+    ours = torch.autograd.grad((got * weights).sum(), (q, k, v))
+    flat = plain.transpose(1, 2).reshape(got.shape)
+    theirs = torch.autograd.grad((flat * weights).sum(), (q, k, v))
+    for mine, wanted in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, wanted)
