@@ -224,6 +224,28 @@ def test_replies_are_those_of_the_whole_sequence(setting: Any, arm: str) -> None
             ids.append(token)
 
 
+def test_the_loss_that_is_trained_is_the_loss_that_is_measured(setting: Any) -> None:
+    """Padded batch through the pipeline's forward pass, against each row alone by way of `under`."""
+    for name in module("ablation_arms").ARMS:
+        trainee = built(setting, name).trainee
+        with torch.no_grad():
+            trainee.bind.gate += 0.5
+            batch = steps(setting, name, 0, 1)[0]
+            alone = 0.0
+            for row, segments in enumerate(batch["segments"]):
+                here = slice(0, int((segments >= 0).sum()))
+                tokens = trainee.laid(batch["tokens"][row : row + 1, here], 0)
+                labels = trainee.laid(batch["labels"][row : row + 1, here], -100)
+                with trainee.under(batch["features"][segments[:1]]) as given:
+                    logits = trainee.decoder.output(trainee.decoder.features(tokens, **given))
+                alone += float(
+                    torch.nn.functional.cross_entropy(
+                        logits[0, :-1], labels[0, 1:], ignore_index=-100, reduction="sum"
+                    )
+                )
+            assert float(trainee(**batch).loss) == pytest.approx(alone, rel=1e-4), name
+
+
 def test_every_arm_learns(setting: Any) -> None:
     for name in module("ablation_arms").ARMS:
         parts = built(setting, name)
