@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from anybind.agent import protocol
-from anybind.agent.arguments import wish
 from anybind.agent.events import Event, Grounded, TextDelta, Trace
 from anybind.agent.grounding import ground, things
 from anybind.agent.limits import Limits
 from anybind.agent.reply import ToolCall
 from anybind.agent.runtime import Runtime
 from anybind.agent.state import CONFIDENT, TurnState, keep, made_by, warn
+from anybind.agent.wording import wish
 from anybind.content import Boxes, Image, Text
 from anybind.contracts import Delta, Message
 from anybind.core_model import history

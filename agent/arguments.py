@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from anybind.agent.artifacts import ArtifactStore
 from anybind.agent.grounding import NOT_THINGS
+from anybind.agent.wording import change, guided_wish, plain, wish
 from anybind.contracts import NounExpert, Parameter, Tool
 
 _NAMED = re.compile(r"[a-z]+/[0-9a-f]{8}\.[a-z0-9]{1,5}")
@@ -19,25 +20,33 @@ _RESULT = re.compile(
     r"the (?:edge|edges|sketch|drawing|line|segmented)\b.*\b(?:image|picture|map))\b",
     re.IGNORECASE,
 )
-_TEXT_OF = re.compile(r"\b(?:of|showing|with|depicting|about|saying)\s+(.+)$", re.IGNORECASE)
-_MAKE = "generate|draw|create|make|paint|produce|show|render|imagine|design|give|sketch"
-_VERB = re.compile(
-    r"^(?:please |can you |could you |i want (?:you )?to |i'd like (?:you )?to |help me |i want )*"
-    rf"(?:(?:{_MAKE})\s+(?:and\s+(?:{_MAKE})\s+)?)?(?:me\s+)?",
-    re.IGNORECASE,
-)
-_PICTURE = re.compile(
-    r"\b(image|picture|photo|drawing|painting|sketch|icon|illustration|artwork)\b:?", re.IGNORECASE
-)
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 # Nouns (or what a tagger takes for nouns) that say what to do, not to what.
 _COMMANDS = frozenset(
     """mask outline box crop mark highlight shape position place segment segmentation clean cut
     bounding region area detection boundary edge contour quality frame rectangle location spot
     point find locate show make remove erase delete replace swap trim copy version draw detect
-    please thank thanks disappear colour color exact whole""".split()
+    please thank thanks disappear colour color exact whole silhouette stencil form pixel pixels extent
+    search circle ring tag spot whereabouts whereabout strip purge clear drop kill discard ditch lose
+    rid act pretend favour favor hey hi hello scan hunt look highlight paint shade tint trace follow
+    select pick overlay emphasise emphasize morph turn change convert transform substitute exchange
+    trade barter place put insert help precise bounding lasso layer cover square made cut-out""".split()
 )
-_WITH = re.compile(r"\b(?:with|by|into|to|for)\s+(.+)$", re.IGNORECASE)
+# Words for the picture itself, beside those of `NOT_THINGS`.
+_THE_PICTURE = frozenset(
+    "upload screenshot snapshot shot selfie scene file pic attachment photograph rest".split()
+)
+_WITH = re.compile(
+    r"\b(?:with|by|into|to|for|against|become|becomes|be|were|in with|and (?:put|place|insert|add))\s+"
+    r"(.+)$",
+    re.IGNORECASE,
+)
+# What is named before these is the new thing, what comes after them the old one.
+_SWAPPED = re.compile(
+    r"\b(?:instead of|in (?:the )?(?:place|stead|lieu|spot) of|rather than|than|to replace"
+    r"|as a replacement for|where(?=.*\b(?:is|are|was|were|stands|sits)\b))\b",
+    re.IGNORECASE,
+)
 
 
 def candidates(
@@ -63,7 +72,7 @@ def candidates(
         produced: Names that tools of this turn made.
         drawn: Those among them that were made from words alone: what follows is about them.
     """
-    things = _things(piece, nouns) or _things(request, nouns)
+    things = _things(plain(piece), nouns) or _things(request, nouns)
     texts = [p for p in tool.parameters if p.kind == "text"]
     out: list[list[str] | str] = []
     for parameter in tool.parameters:
@@ -74,7 +83,8 @@ def candidates(
         elif len(texts) > 1:
             out.append(_one_of_two(texts.index(parameter), piece, things))
         else:
-            out.append(_text(parameter, piece, things))
+            guided = any(p.kind != "text" for p in tool.parameters)
+            out.append(_text(parameter, piece, things, guided))
     return out
 
 
@@ -122,16 +132,18 @@ def _things(text: str, nouns: NounExpert | None) -> list[str]:
             words = words[1:]
         while words and words[-1] in _COMMANDS:
             words = words[:-1]
-        if words and words[-1] not in NOT_THINGS:
+        if words and words[-1] not in NOT_THINGS and words[-1] not in _THE_PICTURE:
             out.append(" ".join(words).replace(",", ""))
     return list(dict.fromkeys(out))
 
 
-def _text(parameter: Parameter, piece: str, things: Sequence[str]) -> list[str] | str:
+def _text(parameter: Parameter, piece: str, things: Sequence[str], guided: bool) -> list[str] | str:
     if parameter.name in ("question", "query"):
         return [_NAMED.sub("", piece).strip() or piece]
-    if parameter.name in ("text", "prompt", "description", "instruction"):
-        return [wish(piece)]
+    if parameter.name == "instruction":
+        return [change(piece)]
+    if parameter.name in ("text", "prompt", "description"):
+        return [guided_wish(piece) if guided else wish(piece)]
     numbers = _NUMBER.findall(_NAMED.sub("", piece))
     if parameter.name == "box" and len(numbers) >= 4:
         return [f"[{', '.join(numbers[:4])}]"]
@@ -141,25 +153,25 @@ def _text(parameter: Parameter, piece: str, things: Sequence[str]) -> list[str] 
 
 def _one_of_two(index: int, piece: str, things: Sequence[str]) -> list[str] | str:
     """Two text arguments, as in "replace A with B": A from before the link word, B from behind."""
-    swapped = re.search(r"\b(?:instead of|in place of)\b", piece, re.IGNORECASE)
-    link = swapped or _WITH.search(piece)
+    text = plain(piece)
+    swapped = _SWAPPED.search(text)
+    link = swapped or _WITH.search(text)
+    if text.lower().startswith("substitute ") and (given := re.search(r"\bfor\b", text)):
+        swapped = link = given
     if link is None:
         return list(things[index : index + 1]) or list(things) or piece.replace(",", "")
-    behind = piece[link.end() :] if swapped else link.group(1)
-    sides = [piece[: link.start()].lower(), behind.lower()]
+    behind = text[link.end() :] if swapped else link.group(1)
+    sides = [text[: link.start()].lower(), behind.lower()]
+    if swapped and not any(_in(t, sides[0]) for t in things):
+        # "Instead of the cat show a dog": both come after the link word, the old one first.
+        own = [t for t in things if _in(t, sides[1])]
+        return own[index : index + 1] or list(things) or piece.replace(",", "")
     # "a dog in place of the cat" names the new thing first.
     inside = sides[index] if not swapped else sides[1 - index]
-    own = [t for t in things if re.search(rf"\b{re.escape(t.split()[-1][:4])}", inside)]
+    own = [t for t in things if _in(t, inside)]
     return own[:1] or re.sub(r"^\W*(?:an?|the)\s+", "", inside).replace(",", "").strip() or piece
 
 
-def wish(piece: str) -> str:
-    """What a request to make something asks for: "draw a picture of a red cat" -> "a red cat"."""
-    text = _VERB.sub("", piece.strip()).strip(" .!?")
-    text = re.sub(r"\s+(?:for me|please)$", "", text, flags=re.IGNORECASE)
-    named = _PICTURE.search(text)
-    if named and len(text[: named.start()].split()) <= 3:
-        rest = text[named.end() :].strip()
-        match = _TEXT_OF.match(rest)
-        text = match.group(1).strip() if match else rest or text
-    return text or piece.strip()
+def _in(thing: str, text: str) -> bool:
+    """Whether a text has the last word of a thing, or one that begins like it (its plural)."""
+    return bool(re.search(rf"\b{re.escape(thing.split()[-1][:4])}", text))

@@ -2,7 +2,8 @@
 
 Two witnesses, added: a prior from the similarity of the request and each tool's description in
 the joint space, and how much more likely the decoder finds that call under the GPT4Tools prompt
-than under the same prompt with an empty request. A bundle weighs them (`tool_prior`).
+than under the same prompt with an empty request. A bundle weighs them (`tool_prior`). A bundle that
+names a trained matcher (`tool_chooser`) has its logits in the place of the similarities.
 Nothing here runs a tool.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 from anybind.agent import protocol
 from anybind.content import Text
 from anybind.contracts import Message, MultimodalModel, Tool
+from anybind.core_model.tool_matcher import ToolMatcher, asked, tool_texts
 
 # What needs no tool, as examples that the prior compares a request with.
 NO_TOOL = (
@@ -42,6 +44,8 @@ _SPLIT = re.compile(
     r"|,?\s+(?:and\s+)?next,\s+|\n+)",  # a bare "next" is mostly "next to"
     re.IGNORECASE,
 )
+# A sentence that is about what the one before has named.
+_POINTS_BACK = re.compile(r"\b(?:it|its|that|this|them|they|he|she|him|her|one)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +84,15 @@ def steps(request: str) -> list[str]:
 class Chooser:
     """Ranks the tools on offer for pieces of requests."""
 
-    def __init__(self, model: MultimodalModel, config: PriorConfig | None = None) -> None:
+    def __init__(
+        self,
+        model: MultimodalModel,
+        config: PriorConfig | None = None,
+        matcher: ToolMatcher | None = None,
+    ) -> None:
         self.model = model
         self.config = config or PriorConfig()
+        self.matcher = matcher
         self._vectors: dict[str, np.ndarray] = {}
 
     def choose(self, piece: str, tools: Sequence[Tool], history: Sequence[str]) -> Choice:
@@ -91,10 +101,11 @@ class Chooser:
             return Choice(None, (("", 0.0),), ())
         c = self.config
         prior = self.prior(piece, tools)
+        sharpness = 1.0 if self.matcher else c.sharpness  # the matcher's are logits already
         order = sorted(range(len(tools)), key=lambda i: -prior[1][i])[: c.shortlist]
         short = [tools[i] for i in order]
-        scores = {"": c.sharpness * prior[0] + c.none_bias}
-        scores |= {tools[i].name: c.sharpness * prior[1][i] for i in order}
+        scores = {"": sharpness * prior[0] + c.none_bias}
+        scores |= {tools[i].name: sharpness * prior[1][i] for i in order}
         if c.likelihood > 0:
             for name, value in self._likelihoods(piece, short, history).items():
                 scores[name] += c.likelihood * value
@@ -102,12 +113,41 @@ class Chooser:
         best = next((t for t in short if t.name == ranked[0][0]), None)
         return Choice(best, tuple(ranked), tuple(short))
 
+    def choose_all(
+        self, request: str, tools: Sequence[Tool], history: Sequence[str]
+    ) -> list[tuple[str, Choice]]:
+        """The pieces of a request with the tool that each asks for, in order.
+
+        Two sentences may be one wish ("The lamp is ugly. It has to go."): a piece that says no more
+        than the one before it, and asks for the same tool, is joined to it, and where no piece asks
+        for a tool by itself the whole request is looked at.
+        """
+        found = [(p, self.choose(p, tools, history)) for p in steps(request)]
+        if len(found) > 1 and all(choice.tool is None for _, choice in found):
+            whole = self.choose(request, tools, history)
+            return [(request, whole)] if whole.tool else found
+        out: list[tuple[str, Choice]] = []
+        for piece, choice in found:
+            tool = choice.tool
+            if out and tool and out[-1][1].tool is tool and _POINTS_BACK.search(piece):
+                out[-1] = (f"{out[-1][0]}. {piece}", out[-1][1])
+            else:
+                out.append((piece, choice))
+        return out
+
     def prior(self, piece: str, tools: Sequence[Tool]) -> tuple[float, list[float]]:
-        """Similarity of a piece with "no tool" and with each tool, in -1..1.
+        """How well a piece goes with "no tool" and with each tool: the matcher's logits, or without
+        one similarities in -1..1.
 
         Names of files say nothing about what is wanted, so they are left out.
         """
-        text = re.sub(r"\S+/\S+\.\w+|\S+\.(?:png|jpe?g|wav)\b", "the image", piece)
+        text = asked(piece)
+        if self.matcher is not None:
+            shown = [tool_texts(t.name, t.description) for t in tools]
+            rows = iter(self._embed([text, *(one for texts in shown for one in texts)]))
+            query = next(rows)
+            told = [np.stack([next(rows) for _ in texts]) for texts in shown]
+            return self.matcher.scores(query, told)
         vectors = self._embed([text, *NO_TOOL, *(f"{t.name}: {t.description}" for t in tools)])
         query, rest = vectors[0], vectors[1:]
         similar = [float(query @ v) for v in rest]

@@ -25,7 +25,8 @@ from anybind.contracts import (
     Progress,
     Tool,
 )
-from anybind.errors import AnybindError, ToolError, UserError
+from anybind.core_model.tool_matcher import load_tool_matcher
+from anybind.errors import AnybindError, ModelError, ToolError, UserError
 from anybind.weights import local_path
 
 
@@ -67,8 +68,21 @@ class Runtime:
 
     @cached_property
     def chooser(self) -> Chooser:
-        """Ranks tools."""
-        return Chooser(self.model, PriorConfig(**self.bundle.tool_prior))
+        """Ranks tools.
+
+        Raises:
+            ModelError: the bundle's matcher can't be read or is for another space.
+        """
+        config, matcher = PriorConfig(**self.bundle.tool_prior), None
+        if self.bundle.tool_chooser is not None:
+            path = self.assembly.weight(self.bundle.tool_chooser)
+            matcher = load_tool_matcher(path)
+            if matcher.space != self.bundle.space:
+                raise ModelError(
+                    f"{path} matches tools in the space {matcher.space!r}; the bundle "
+                    f"{self.bundle.name!r} has {self.bundle.space!r}."
+                )
+        return Chooser(self.model, config, matcher)
 
     @property
     def nouns(self) -> NounExpert | None:

@@ -14,7 +14,7 @@ from typing import Any
 from anybind.agent import protocol
 from anybind.agent.arguments import candidates, possible
 from anybind.agent.attachments import take_attachments
-from anybind.agent.choice import Choice, steps
+from anybind.agent.choice import Choice
 from anybind.agent.context import RunContext
 from anybind.agent.events import Event, Observed, ToolCalled, Trace
 from anybind.agent.limits import Limits
@@ -24,6 +24,7 @@ from anybind.agent.state import TurnState, keep, made_by, warn
 from anybind.content import AnyPart, Image
 from anybind.contracts import Finish, Message, Sampling, Tool
 from anybind.errors import AnybindError, ControlFlow, ToolError, UserError
+from anybind.tools.looking import LOOKING
 
 
 def use_tools(runtime: Runtime, state: TurnState, limits: Limits) -> Iterator[Event]:
@@ -31,7 +32,7 @@ def use_tools(runtime: Runtime, state: TurnState, limits: Limits) -> Iterator[Ev
     tools, choices, shown = _choose(runtime, state)
     scratchpad = ""
     for piece, choice in choices:
-        if choice.tool is None:
+        if choice.tool is None or _sees_it_already(choice.tool, piece, state):
             state.questions.append(piece)
             continue
         if _only_makes(choice.tool, state.request.outputs):
@@ -59,8 +60,7 @@ def _choose(
 ) -> tuple[list[Tool], list[tuple[str, Choice]], list[Tool]]:
     """The tools on offer, the choice for each piece of the request, the tools the prompt lists."""
     tools, lines = _offered(runtime, state), _history_lines(state)
-    pieces = steps(state.request.text)
-    choices = [(p, runtime.chooser.choose(p, tools, lines)) for p in pieces]
+    choices = runtime.chooser.choose_all(state.request.text, tools, lines)
     return tools, choices, _shown(choices)
 
 
@@ -86,6 +86,18 @@ def _only_makes(tool: Tool, outputs: Sequence[str]) -> bool:
     """Whether a tool does nothing but make what the reply is to hold anyway."""
     made = {f"generator:{kind}" for kind in outputs}
     return bool(made & set(tool.requires)) and all(p.kind == "text" for p in tool.parameters)
+
+
+def _sees_it_already(tool: Tool, piece: str, state: TurnState) -> bool:
+    """Whether a tool would only ask the model about the picture that its answer is about anyway.
+
+    The answer then does without the detour. A picture that this turn made, or another one that the
+    piece names, is not in the answer's condition: the tool has to look at it.
+    """
+    if tool.name not in LOOKING or state.produced:
+        return False
+    seen = {p.name for p, _ in state.mixed if isinstance(p, Image)}
+    return bool(seen) and all(n in seen for n in state.artifacts.names("image") if n in piece)
 
 
 @dataclass(frozen=True, slots=True)

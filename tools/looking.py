@@ -51,4 +51,6 @@ def _said(answer: str) -> str:
     return answer
 
 
+LOOKING = frozenset({describe.name, ask.name})
+"""Tools that only ask the model about a picture."""
 TOOLS = (describe, ask, assess)

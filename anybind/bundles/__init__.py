@@ -58,6 +58,8 @@ class Bundle(BaseModel):
     """Role -> key in `weights`, for tools that need weights of their own."""
     tool_prior: dict[str, Any] = Field(default_factory=dict)
     """Constants of the prior that ranks tools by similarity of request and description."""
+    tool_chooser: str | None = None
+    """Key in `weights` of a trained matcher of requests and tools; None ranks by similarity alone."""
     history: Literal["all", "same-content"] = "all"
     """Which earlier turns the answer is shown: "same-content" leaves out those about other
     pictures and sounds, which a small decoder would take for the present one."""
@@ -128,6 +130,11 @@ def _check(bundle: Bundle) -> None:
                 f"Bundle {bundle.name!r}: tool_weights.{role} names the weights {key!r}, "
                 f"which the bundle does not list."
             )
+    if bundle.tool_chooser is not None and bundle.tool_chooser not in bundle.weights:
+        raise UserError(
+            f"Bundle {bundle.name!r}: tool_chooser must name one of its weights, "
+            f"not {bundle.tool_chooser!r}."
+        )
     if bundle.cache is not None and bundle.cache.get("file") not in bundle.weights:
         raise UserError(
             f"Bundle {bundle.name!r}: cache.file must name one of its weights, "

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from anybind.agent.arguments import candidates, possible, wish
+from anybind.agent.arguments import candidates, possible
 from anybind.agent.artifacts import ArtifactStore
+from anybind.agent.wording import change, guided_wish, wish
 from anybind.content import Image, Text
 from anybind.contracts import Noun, Parameter
 from anybind.tooling import FunctionTool
@@ -105,3 +106,42 @@ def test_a_tool_is_possible_if_there_is_something_to_give_it(tmp_path: Path) -> 
     assert not possible(invert, store)
     store.add(Image.of(picture()))
     assert possible(invert, store)
+
+
+@pytest.mark.parametrize(
+    ("request_text", "scene"),
+    [
+        ("Use the edges image/1a2b3c4d.png to draw a fox in the snow.", "a fox in the snow"),
+        ("The pose in image/1a2b3c4d.png should be that of a dancer.", "a dancer"),
+        ("Could a small wizard be made out of the regions in it?", "a small wizard"),
+        (
+            "Generate a red tram in the rain along the edges in the picture",
+            "a red tram in the rain",
+        ),
+        ("The lines are in image/1a2b3c4d.png. Show a harbour with them.", "a harbour"),
+    ],
+)
+def test_a_scene_along_a_map_is_without_the_map(request_text: str, scene: str) -> None:
+    assert guided_wish(request_text) == scene
+
+
+@pytest.mark.parametrize(
+    ("request_text", "wanted"),
+    [
+        ("Could you take my photo and make it winter?", "make it winter"),
+        (
+            "A new look for image/1a2b3c4d.png: turn it into a mosaic, please.",
+            "turn it into a mosaic",
+        ),
+        ("make it stormy", "make it stormy"),
+    ],
+)
+def test_a_change_is_without_its_introduction(request_text: str, wanted: str) -> None:
+    assert change(request_text) == wanted
+
+
+def test_the_new_thing_may_come_first(artifacts: ArtifactStore) -> None:
+    swap = tool_of(("image", "image"), ("old", "text"), ("new", "text"))
+    for said in ("Put a cat in lieu of the dog", "Substitute a cat for the dog",
+                 "Place a cat where the dog is", "Instead of the dog show a cat"):  # fmt: skip
+        assert ask(swap, said, artifacts)[1:] == [["dog"], ["cat"]], said

@@ -111,3 +111,43 @@ def test_the_shortlist_is_what_it_says() -> None:
     model: Any = OneHot({})
     choice = Chooser(model, PriorConfig(likelihood=0.0, shortlist=2)).choose("x", TOOLS, [])
     assert len(choice.shortlist) == 2 and len(choice.ranked) == 3
+
+
+def test_two_sentences_of_one_wish_are_one_piece() -> None:
+    axes = {"lamp": 1, "it has": 1, find.name: 1, find.description: 1, "Hello": 2, NO_TOOL[4]: 2}
+    model: Any = OneHot(axes)
+    chooser = Chooser(model, PriorConfig(likelihood=0.0))
+    made = chooser.choose_all("The lamp is lost. Now it has to be found.", TOOLS, [])
+    assert [(p, c.tool) for p, c in made] == [
+        ("The lamp is lost. Now it has to be found", find),
+    ]  # fmt: skip
+    # What greets is a piece of its own, and a second thing is a second call.
+    made = chooser.choose_all("Hello! The lamp, then the other lamp", TOOLS, [])
+    assert [c.tool for _, c in made] == [None, find, find]
+
+
+def test_where_no_piece_asks_for_a_tool_the_whole_may() -> None:
+    model: Any = OneHot({"lamp. Gone": 1, find.name: 1, find.description: 1, NO_TOOL[0]: 7})
+    chooser = Chooser(model, PriorConfig(likelihood=0.0, none_bias=0.5))
+    made = chooser.choose_all("My lamp. Gone", TOOLS, [])
+    assert [(p, c.tool) for p, c in made] == [("My lamp. Gone", find)]
+
+
+def test_a_matcher_takes_the_place_of_the_similarities() -> None:
+    class Wants:
+        space = "s"
+
+        def scores(self, request: Any, tools: Any) -> tuple[float, list[float]]:
+            assert request.shape == (8,) and all(t.shape[1] == 8 for t in tools)
+            return 1.0, [3.0 if i == 1 else 0.0 for i in range(len(tools))]
+
+    model: Any = OneHot({})
+    wants: Any = Wants()
+    choice = Chooser(model, PriorConfig(likelihood=0.0), wants).choose("x", TOOLS, [])
+    assert choice.tool is TOOLS[1] and choice.ranked[0] == (TOOLS[1].name, 3.0)
+    before = len(model.embedded)
+    again = Chooser(model, PriorConfig(likelihood=0.0), wants)
+    again.choose("x", TOOLS, [])
+    seen = len(model.embedded)
+    again.choose("x", TOOLS, [])
+    assert len(model.embedded) == seen > before  # descriptions are embedded once
