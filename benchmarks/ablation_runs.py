@@ -29,7 +29,7 @@ from anybind.errors import UserError
 
 NANO: dict[str, Any] = {"bundle": "nano"}
 NANO_SIZES: dict[str, Any] = {"joint_dim": 384, "hidden_dim": 1152, "input_scale": 19.595918}
-TOP_K = (1, 5, 20, 100, 500)
+TOP_K = (1, 5, 20, 100)
 WEIGHTS = (0.1, 0.3, 0.5, 0.7, 0.9)
 USUAL_K, USUAL_WEIGHT = 5, 0.5
 TEMPERATURE = 20.0

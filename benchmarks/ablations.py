@@ -37,11 +37,11 @@ def main() -> None:
     p.add_argument(
         "--eye-noise", type=Path, help="statistics of the eye, for the cache on pictures"
     )
-    p.add_argument("--steps", type=int, default=140)
-    p.add_argument("--tokens", type=int, default=1536, help="positions of a step")
+    p.add_argument("--steps", type=int, default=100)
+    p.add_argument("--tokens", type=int, default=1024, help="positions of a step")
     p.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     p.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3])
-    p.add_argument("--each", type=int, default=150, help="most of each held-out set")
+    p.add_argument("--each", type=int, default=120, help="most of each held-out set")
     p.add_argument("--only", nargs="+", choices=[*ARMS, *STUDIES], default=[*ARMS, *STUDIES])
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--plot-only", action="store_true", help="no runs: table and figure")
