@@ -225,6 +225,9 @@ class TrainConfig(Strict):
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: frozen weights and products in bfloat16, what is trained in float32."""
     activation_checkpointing: bool = False
+    compile: bool = False
+    """Fuse what lies between the products of the decoder's layers (torch.compile): a minute at the
+    start, on a CPU with a C++ compiler, for steps that cost about 0.6 of the time there."""
     seed: int = 0
     validation: ValidationConfig = ValidationConfig()
     save: SaveConfig = SaveConfig()

@@ -38,7 +38,8 @@ from anybind.core_model.encoders.image_head import (
 )
 from anybind.core_model.encoders.image_hub import ImageHub, load_image_hub
 from anybind.core_model.training.eye_noise import EyeNoise, NoiseConfig, load_noise, save_noise
-from anybind.core_model.training.nano_data.seen import Row, Seen
+from anybind.core_model.training.nano_data.pictures import VIEWS
+from anybind.core_model.training.nano_data.seen import Row, Seen, fold
 from anybind.core_model.training.nano_data.world import Thing, World, called
 
 
@@ -265,6 +266,7 @@ def main() -> None:
     p.add_argument("--hub", type=Path, required=True, help="class mapping to write it beside")
     p.add_argument("--noise-out", type=Path, required=True, help="statistics of the features")
     p.add_argument("--out", type=Path, help="mapping with the head")
+    p.add_argument("--fold", type=int, choices=[0, 1], help="leave this half of the sets out")
     p.add_argument("--hold-out-set", help="measure on a set of drawings that is left out")
     p.add_argument("--steps", type=int, default=Recipe().steps)
     p.add_argument("--hidden", type=int, default=Recipe().hidden)
@@ -285,6 +287,8 @@ def main() -> None:
     parts = [Seen.load(path, unit=False) for path in args.pictures]
     split = [_split(part, args.hold_out_set) for part in parts]
     learned = [part for _, part in split]
+    if args.fold is not None:
+        learned = [part.only(lambda r: fold(r.set) != args.fold) for part in learned]
     shown = {t for part in parts for row in part.rows for t in row.things}
     things = [t for t in world.things if t.id in shown or t.eye >= 0]
     at = {t.id: n for n, t in enumerate(things)}
@@ -336,6 +340,8 @@ def _write(head: ImageHead, things: list[Thing], hub: Path, out: Path, seed: int
     tensors = {n: t for n, t in load_file(hub).items() if not n.startswith(PREFIX)}
     notes["things"] = json.dumps([called(t) for t in things], ensure_ascii=False)
     notes["seed"] = str(seed)
+    # The head knows pictures as these views show them.
+    notes["config"] = json.dumps(json.loads(notes["config"]) | {"views": VIEWS})
     save_file(tensors | packed(head), out, metadata=notes)
 
 

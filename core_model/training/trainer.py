@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from anybind.core_model.training.building import Parts, build_parts
+from anybind.core_model.training.compiling import fuse
 from anybind.core_model.training.config import TrainConfig
 from anybind.core_model.training.feed import Batches, Feed, StepBatches, read_zero_image
 from anybind.core_model.training.feeding import StageBatches
@@ -98,6 +99,8 @@ def train(
     accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
     torch.manual_seed(config.seed)
     parts = parts or build_parts(config)
+    if config.compile:
+        fuse(parts.trainee, accelerator.device)
     opened = batches or StageBatches(config, parts)
     accelerator.wait_for_everyone()  # all have looked at the folder before one of them writes
     if accelerator.is_main_process:

@@ -15,6 +15,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 from anybind.content import AnyPart, Audio, Waveform
 from anybind.core_model.training.nano_data.carried import measure
 from anybind.core_model.training.nano_data.pictures import sources_of
-from anybind.core_model.training.nano_data.seen import Row, Seen, joined
+from anybind.core_model.training.nano_data.seen import Row, Seen, fold, joined
 from anybind.errors import UserError
 
 Made = tuple[Row, AnyPart]
@@ -67,7 +68,7 @@ def _sounds(each: int, seed: int) -> Iterator[Made]:
         yield Row(0, "sound", (clip.label,), set="synth"), Audio.of(wave)
 
 
-def through_hub(model: Any, assembly: Any, seen: Seen) -> Seen:
+def through_hub(model: Any, assembly: Any, seen: Seen, hub_file: Path | None = None) -> Seen:
     """Embeddings of pictures from the backbone's features, through mapping and cache.
 
     Features are [N, D], or with those of the halves [N, 3D]; as `ImageEncoder.embed` does it.
@@ -78,7 +79,7 @@ def through_hub(model: Any, assembly: Any, seen: Seen) -> Seen:
     from anybind.core_model.encoders.image_hub import load_image_hub
 
     eye = next(c for c in assembly.bundle.encoders if c.use == "image-hub")
-    hub = load_image_hub(assembly.weight(eye.weights["projection"]))
+    hub = load_image_hub(hub_file or assembly.weight(eye.weights["projection"]))
     classifier = load_efficientnet(assembly.weight(eye.weights["backbone"])).classifier
     with torch.inference_mode():
         blocks: list[Any] = []
@@ -96,6 +97,12 @@ def through_hub(model: Any, assembly: Any, seen: Seen) -> Seen:
     return Seen(seen.rows, rows)
 
 
+def compact(seen: Seen) -> Seen:
+    """The features of the rows that there are, numbered anew."""
+    features = seen.features[[r.number for r in seen.rows]]
+    return Seen([replace(r, number=n) for n, r in enumerate(seen.rows)], features)
+
+
 def main() -> None:
     """Command line."""
     from anybind.assembly import Assembly
@@ -106,6 +113,8 @@ def main() -> None:
     )
     p.add_argument("what", choices=["drawings", "sounds"])
     p.add_argument("--pictures", type=Path, nargs="*", default=[], help="by nano_data.pictures")
+    p.add_argument("--folds", type=Path, nargs=2, default=[], help="mappings that were trained "
+                   "without either half of the sets (image_head --fold 0 and 1)")  # fmt: skip
     p.add_argument("--bundle", default="nano")
     p.add_argument("--out", type=Path, required=True)
     p.add_argument("--each", type=int, default=20, help="clips of each made sound")
@@ -121,7 +130,18 @@ def main() -> None:
         return
     assembly = Assembly(args.bundle)
     parts = [Seen.load(path, unit=False) for path in args.pictures]
-    seen = joined([through_hub(model, assembly, part) for part in parts])
+    made: list[Seen] = []
+    for part in parts:
+        if not args.folds:
+            made.append(through_hub(model, assembly, part))
+        for number, hub_file in enumerate(args.folds):
+            other = compact(part.only(lambda r, n=number: fold(r.set) == n))
+            if other.rows:
+                made.append(through_hub(model, assembly, other, hub_file))
+        alone = compact(part.only(lambda r: fold(r.set) < 0))
+        if args.folds and alone.rows:
+            made.append(through_hub(model, assembly, alone))
+    seen = joined(made)
     if seen is None:
         p.error("drawings take --pictures")
     seen.carries = measure(seen)

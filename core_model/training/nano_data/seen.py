@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -62,6 +63,10 @@ class Seen:
     def can(self, sort: str, least: float) -> bool:
         """Whether a property can be read out of the embeddings right at least so often."""
         return float(self.carries.get(sort, {}).get("right", 0.0)) >= least
+
+    def only(self, wanted: Callable[[Row], bool]) -> Seen:
+        """The rows that are wanted; the features stay as they are."""
+        return Seen([r for r in self.rows if wanted(r)], self.features, self.carries)
 
     @classmethod
     def empty(cls, dim: int) -> Seen:
@@ -126,6 +131,23 @@ class Seen:
                 said["count"] = row.count
             lines.append(json.dumps(said, ensure_ascii=False) + "\n")
         path.with_suffix(".jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+FOLDS = (
+    ("noto", "twemoji", "icon-park", "ph", "healthicons"),
+    ("noto-v1", "fluent-emoji-flat", "emojione", "flat-color-icons", "mdi", "meteocons"),
+)
+"""Two halves of the sets of drawings that know much the same things."""
+
+
+def fold(set_name: str) -> int:
+    """Which half a set belongs to, -1 for those whose things no other set has.
+
+    A mapping that was trained on a drawing knows it better than it will know any that it meets. The
+    decoder has to learn from embeddings as they will be, so those of one half of the sets are made by
+    a mapping that was trained without it.
+    """
+    return next((n for n, names in enumerate(FOLDS) if set_name in names), -1)
 
 
 def joined(parts: list[Seen]) -> Seen | None:
