@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 PLUGIN := tests/plugins/anybind-example
 
-.PHONY: setup demo test lint types format clean
+.PHONY: setup demo test lint types format nano clean
 
 setup: .venv/packages.stamp .venv/weights.stamp
 
@@ -41,6 +41,11 @@ types: .venv/packages.stamp
 format: .venv/packages.stamp
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+# Every trained part of nano again, from declared sources; goes on where it was stopped.
+WORK ?= out/nano
+nano: setup
+	$(BIN)/python scripts/nano.py --work $(WORK)
 
 clean:
 	rm -rf .venv .typing .pytest_cache .ruff_cache .hypothesis build dist *.egg-info out

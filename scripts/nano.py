@@ -87,22 +87,33 @@ def steps() -> list[Step]:
                    "--out", "bundle/image_hub.new"), 5,
         ),
         Step("eye", ("bundle/image_hub.safetensors",), (), 0),
+        *[
+            Step(
+                f"fold{n}", (f"data/nano/fold{n}.safetensors",),
+                module("anybind.core_model.training.image_head", "--pictures", *PICTURES, "--world", "data/nano/world.jsonl",
+                       "--hub", str(NANO / "image_hub.safetensors"), "--noise-out", f"data/nano/fold{n}-noise.safetensors",
+                       "--out", f"data/nano/fold{n}.safetensors", "--fold", str(n), "--steps", "1200"), 4,
+            )
+            for n in (0, 1)
+        ],
         Step(
             "drawings", ("data/nano/drawings.safetensors",),
-            module(f"{DATA}.encode", "drawings", "--bundle", BUNDLE, "--pictures", *PICTURES, "--out", "data/nano/drawings.safetensors"), 1,
+            module(f"{DATA}.encode", "drawings", "--bundle", BUNDLE, "--pictures", *PICTURES, "--folds", "data/nano/fold0.safetensors",
+                   "data/nano/fold1.safetensors", "--out", "data/nano/drawings.safetensors"), 1,
         ),
         Step("sounds", ("data/nano/sounds.safetensors",), module(f"{DATA}.encode", "sounds", "--bundle", BUNDLE, "--out", "data/nano/sounds.safetensors"), 2),
         Step(
             "conversations", ("data/nano/summary.json",),
-            module(DATA, "--bundle", BUNDLE, "--out", "data/nano", "--count", "60000", "--eye-noise",
+            module(DATA, "--bundle", BUNDLE, "--out", "data/nano", "--count", "40000", "--eye-noise",
                    "data/nano/eye_noise.safetensors", "--seen", "data/nano/drawings.safetensors",
                    "data/nano/sounds.safetensors", "--replies", "data/nano/replies.json", "--decoder"), 12,
         ),
     ]  # fmt: skip
-    for stage in STAGES:
-        out.append(Step(stage, (f"runs/{stage}/done",), module("anybind", "train", stage), 40))
+    for stage, minutes in zip(STAGES, (3, 15, 45), strict=True):
+        command = (str(Path(sys.executable).parent / "anybind"), "train", stage)
+        out.append(Step(stage, (f"runs/{stage}/done",), command, minutes))
     out.append(
-        Step("export", ("bundle/bind.new",), module("anybind", "export", f"runs/{STAGES[-1]}", "--as", "bind", "--out", "bundle/bind.new"), 1)
+        Step("export", ("bundle/bind.new",), (str(Path(sys.executable).parent / "anybind"), "export", f"runs/{STAGES[-1]}", "--as", "bind", "--out", "bundle/bind.new"), 1)
     )  # fmt: skip
     return [*out, Step("bind", ("bundle/bind.safetensors",), (), 0)]
 
@@ -119,7 +130,11 @@ def run(step: Step, work: Path) -> None:
     command = list(step.command)
     stage = work / "runs" / step.name
     if step.name in STAGES:
-        command += ["--out", str(stage), *(["--resume"] if any(stage.glob("checkpoint-*")) else [])]
+        command += [
+            "--out",
+            str(stage),
+            *(["--resume"] if any(stage.glob("checkpoints/step-*")) else []),
+        ]
     subprocess.run(command, cwd=work, check=True)
     if step.name in STAGES:
         (stage / "done").touch()
@@ -133,7 +148,9 @@ def bundle_without_trained(folder: Path) -> None:
             shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
         elif path.name not in ("bind.safetensors", "image_hub.safetensors", "bundle.json"):
             shutil.copyfile(path, folder / path.name)
-    shutil.copyfile(NANO / "bundle.json", folder / "bundle.json")
+    shutil.copyfile(
+        NANO / "bundle.json", folder / "bundle.json"
+    )  # last: it tells that all is there
 
 
 def main() -> None:
