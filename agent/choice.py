@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -113,28 +114,6 @@ class Chooser:
         best = next((t for t in short if t.name == ranked[0][0]), None)
         return Choice(best, tuple(ranked), tuple(short))
 
-    def choose_all(
-        self, request: str, tools: Sequence[Tool], history: Sequence[str]
-    ) -> list[tuple[str, Choice]]:
-        """The pieces of a request with the tool that each asks for, in order.
-
-        Two sentences may be one wish ("The lamp is ugly. It has to go."): a piece that says no more
-        than the one before it, and asks for the same tool, is joined to it, and where no piece asks
-        for a tool by itself the whole request is looked at.
-        """
-        found = [(p, self.choose(p, tools, history)) for p in steps(request)]
-        if len(found) > 1 and all(choice.tool is None for _, choice in found):
-            whole = self.choose(request, tools, history)
-            return [(request, whole)] if whole.tool else found
-        out: list[tuple[str, Choice]] = []
-        for piece, choice in found:
-            tool = choice.tool
-            if out and tool and out[-1][1].tool is tool and _POINTS_BACK.search(piece):
-                out[-1] = (f"{out[-1][0]}. {piece}", out[-1][1])
-            else:
-                out.append((piece, choice))
-        return out
-
     def prior(self, piece: str, tools: Sequence[Tool]) -> tuple[float, list[float]]:
         """How well a piece goes with "no tool" and with each tool: the matcher's logits, or without
         one similarities in -1..1.
@@ -183,3 +162,34 @@ class Chooser:
         if len(self._vectors) > 4096:
             self._vectors.clear()
         return found
+
+
+class Choosing(Protocol):
+    """What `choose_all` needs of a chooser."""
+
+    def choose(self, piece: str, tools: Sequence[Tool], history: Sequence[str]) -> Choice:
+        """The tool for a piece of a request, or none."""
+        ...
+
+
+def choose_all(
+    chooser: Choosing, request: str, tools: Sequence[Tool], history: Sequence[str]
+) -> list[tuple[str, Choice]]:
+    """The pieces of a request with the tool that each asks for, in order.
+
+    Two sentences may be one wish ("The lamp is ugly. It has to go."): a piece that says no more
+    than the one before it, and asks for the same tool, is joined to it, and where no piece asks
+    for a tool by itself the whole request is looked at.
+    """
+    found = [(p, chooser.choose(p, tools, history)) for p in steps(request)]
+    if len(found) > 1 and all(choice.tool is None for _, choice in found):
+        whole = chooser.choose(request, tools, history)
+        return [(request, whole)] if whole.tool else found
+    out: list[tuple[str, Choice]] = []
+    for piece, choice in found:
+        tool = choice.tool
+        if out and tool and out[-1][1].tool is tool and _POINTS_BACK.search(piece):
+            out[-1] = (f"{out[-1][0]}. {piece}", out[-1][1])
+        else:
+            out.append((piece, choice))
+    return out

@@ -14,7 +14,7 @@ from typing import Any
 from anybind.agent import protocol
 from anybind.agent.arguments import candidates, possible
 from anybind.agent.attachments import take_attachments
-from anybind.agent.choice import Choice
+from anybind.agent.choice import Choice, choose_all
 from anybind.agent.context import RunContext
 from anybind.agent.events import Event, Observed, ToolCalled, Trace
 from anybind.agent.limits import Limits
@@ -60,7 +60,7 @@ def _choose(
 ) -> tuple[list[Tool], list[tuple[str, Choice]], list[Tool]]:
     """The tools on offer, the choice for each piece of the request, the tools the prompt lists."""
     tools, lines = _offered(runtime, state), _history_lines(state)
-    choices = runtime.chooser.choose_all(state.request.text, tools, lines)
+    choices = choose_all(runtime.chooser, state.request.text, tools, lines)
     return tools, choices, _shown(choices)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anybind.agent.choice import NO_TOOL, Chooser, PriorConfig, steps
+from anybind.agent.choice import NO_TOOL, Chooser, PriorConfig, choose_all, steps
 from anybind.content import Embedding
 from tests.fakes import TOOLS, find, invert
 
@@ -117,19 +117,19 @@ def test_two_sentences_of_one_wish_are_one_piece() -> None:
     axes = {"lamp": 1, "it has": 1, find.name: 1, find.description: 1, "Hello": 2, NO_TOOL[4]: 2}
     model: Any = OneHot(axes)
     chooser = Chooser(model, PriorConfig(likelihood=0.0))
-    made = chooser.choose_all("The lamp is lost. Now it has to be found.", TOOLS, [])
+    made = choose_all(chooser, "The lamp is lost. Now it has to be found.", TOOLS, [])
     assert [(p, c.tool) for p, c in made] == [
         ("The lamp is lost. Now it has to be found", find),
     ]  # fmt: skip
     # What greets is a piece of its own, and a second thing is a second call.
-    made = chooser.choose_all("Hello! The lamp, then the other lamp", TOOLS, [])
+    made = choose_all(chooser, "Hello! The lamp, then the other lamp", TOOLS, [])
     assert [c.tool for _, c in made] == [None, find, find]
 
 
 def test_where_no_piece_asks_for_a_tool_the_whole_may() -> None:
     model: Any = OneHot({"lamp. Gone": 1, find.name: 1, find.description: 1, NO_TOOL[0]: 7})
     chooser = Chooser(model, PriorConfig(likelihood=0.0, none_bias=0.5))
-    made = chooser.choose_all("My lamp. Gone", TOOLS, [])
+    made = choose_all(chooser, "My lamp. Gone", TOOLS, [])
     assert [(p, c.tool) for p, c in made] == [("My lamp. Gone", find)]
 
 
