@@ -104,7 +104,7 @@ def steps() -> list[Step]:
         Step("sounds", ("data/nano/sounds.safetensors",), module(f"{DATA}.encode", "sounds", "--bundle", BUNDLE, "--out", "data/nano/sounds.safetensors"), 2),
         Step(
             "conversations", ("data/nano/summary.json",),
-            module(DATA, "--bundle", BUNDLE, "--out", "data/nano", "--count", "40000", "--eye-noise",
+            module(DATA, "--bundle", BUNDLE, "--out", "data/nano", "--count", "120000", "--eye-noise",
                    "data/nano/eye_noise.safetensors", "--seen", "data/nano/drawings.safetensors",
                    "data/nano/sounds.safetensors", "--replies", "data/nano/replies.json", "--decoder"), 12,
         ),
