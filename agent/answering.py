@@ -8,6 +8,7 @@ from anybind.agent import protocol
 from anybind.agent.events import Event, Grounded, TextDelta, Trace
 from anybind.agent.grounding import ground, things
 from anybind.agent.limits import Limits
+from anybind.agent.presence import present
 from anybind.agent.reply import ToolCall
 from anybind.agent.runtime import Runtime
 from anybind.agent.state import CONFIDENT, TurnState, keep, made_by, warn
@@ -37,7 +38,11 @@ def answer(runtime: Runtime, state: TurnState, limits: Limits) -> Iterator[Event
             "1 earlier turn was" if fitted.dropped == 1 else f"{fitted.dropped} earlier turns were"
         )
         yield warn(state, f"{some} left out of the prompt: the conversation is too long for it.")
-    prompt = language.render(fitted.messages)
+    begun = _verdict(runtime, state, question)
+    prompt = language.render(fitted.messages, begun)
+    if begun:
+        state.answer = begun
+        yield TextDelta(begun)
     for item in language.stream(prompt, state.condition, sampling):
         if isinstance(item, Delta):
             text = item.text if state.answer else item.text.lstrip()
@@ -49,6 +54,15 @@ def answer(runtime: Runtime, state: TurnState, limits: Limits) -> Iterator[Event
             if item.reason in ("length", "context"):
                 yield warn(state, "The answer was cut at its length limit.")
     state.answer = state.answer.rstrip()
+
+
+def _verdict(runtime: Runtime, state: TurnState, question: str) -> str:
+    """How the answer to a question whether something is in the picture begins; else ""."""
+    pictures = [p for p, _ in state.mixed if isinstance(p, Image)]
+    if len(pictures) != 1 or len(state.mixed) != 1 or runtime.nouns is None or not runtime.grounder:
+        return ""
+    found = present(question, pictures[0], runtime.nouns, runtime.grounder)
+    return "" if found is None else "Yes," if found else "No"
 
 
 def _closing(runtime: Runtime, state: TurnState) -> Iterator[Event]:

@@ -4,7 +4,8 @@ A phrase is weighed by the ImageNet classes that bear it as a name or as the nam
 them, and by the nearness of the picture's embedding to it. The score is a logistic function of
 that evidence, fitted on photographs that are not in any benchmark; boxes are drawn round the
 connected parts where the evidence lies. What is not among the 1,000 classes and their kinds (a
-person, the sky) can only be felt through the embedding, and seldom scores high.
+person, the sky) can only be felt through the embedding, and seldom scores high. In drawings things
+are looked for by the eye's learned head instead, as a whole and by halves (`_drawn`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from anybind.content import Box, Image
 from anybind.contracts import Build
 from anybind.errors import UserError
+from anybind.experts._drawn import drawn
 from anybind.experts._sight import Evidence, look, weigh
 
 if TYPE_CHECKING:
@@ -100,6 +102,10 @@ class DenseGrounding:
             raise UserError("A phrase to look for is empty.")
         known = [self._phrase(plain(phrase)) for phrase in phrases]
         picture = image.data
+        sketch = drawn(self.eye, picture, torch.stack([embedding for embedding, _ in known]))
+        if sketch is not None:
+            places = zip(phrases, sketch.places, sketch.scores.tolist(), strict=True)  # pyright: ignore
+            return [Box(phrase, place, score) for phrase, place, score in places]
         evidence = weigh(
             look(self.eye, picture),
             self.eye.hub,

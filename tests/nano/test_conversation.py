@@ -28,10 +28,15 @@ def test_a_photograph_is_named_and_grounded(session: Session) -> None:
     cat = next(n for n in reply.nouns if n.text.lower().endswith("cat"))
     assert cat.supported
     assert reply.text[slice(*cat.span)] == cat.text
-    box = next(b for b in reply.boxes if b.label == "cat")
+    box = next(b for b in reply.boxes if b.label.endswith("cat"))
     left, top, right, bottom = box.xyxy
     assert 0 <= left < right <= 451 and 0 <= top < bottom <= 300
     assert any(a.made_by == "expert:grounding" and a.path.exists() for a in reply.artifacts)
+
+
+def test_yes_and_no_are_what_grounding_found(session: Session) -> None:
+    assert session.ask("Is there a cat?", EXAMPLES / "cat.png").text.startswith("Yes")
+    assert session.ask("Is there a bicycle?", EXAMPLES / "cat.png").text.startswith("No")
 
 
 def test_a_noun_that_is_not_there_is_marked(session: Session, runtime: Runtime) -> None:
