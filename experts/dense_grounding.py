@@ -104,8 +104,11 @@ class DenseGrounding:
         picture = image.data
         sketch = drawn(self.eye, picture, torch.stack([embedding for embedding, _ in known]))
         if sketch is not None:
-            places = zip(phrases, sketch.places, sketch.scores.tolist(), strict=True)  # pyright: ignore
-            return [Box(phrase, place, score) for phrase, place, score in places]
+            there: list[float] = sketch.scores.tolist()  # pyright: ignore
+            return [
+                Box(phrase, place, score)
+                for phrase, place, score in zip(phrases, sketch.places, there, strict=True)
+            ]
         evidence = weigh(
             look(self.eye, picture),
             self.eye.hub,
