@@ -9,7 +9,7 @@ network learns from such samples, so that it is fed in training what it will be 
 confusions, doubt and clutter of the right shape. How they were fitted to the accuracy and the
 confidence on real photographs is told in the card of the bundle's `image_hub`.
 
-Knows features and classes. The statistics file is made by `anybind.core_model.training.image_hub`.
+Knows features and classes. The statistics file is made by `anybind.core_model.training.image_head`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""Makes the eye's mapping (`image_hub.safetensors`) and the statistics of its noise.
+"""Makes the class mixture of the eye's mapping (`image_hub.safetensors`).
 
 The class embeddings come from words alone: WordNet's lemmas, the nearest telling hypernym and the
 gloss of each ImageNet class, through the sentence encoder. What label smoothing spreads over all
-classes is taken out of them. The noise statistics come from pictures of emoji, rendered on made-up
-grounds. Nothing is learnt by gradient; the same inputs give the same files.
+classes is taken out of them. Nothing is learnt by gradient; the same inputs give the same file. The
+head that the file holds as well is added by `anybind.core_model.training.image_head`.
 
     python -m anybind.core_model.training.image_hub hub --help
-    python -m anybind.core_model.training.image_hub noise --help
 """
 
 from __future__ import annotations
@@ -18,17 +17,13 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from anybind.core_model.encoders.efficientnet import load_efficientnet, pixels
 from anybind.core_model.encoders.image_hub import FORMAT, HubConfig
 from anybind.core_model.encoders.minilm import SPACE, TextEncoder, load_text_encoder
-from anybind.core_model.training.eye_noise import NoiseConfig, save_noise
 
 VAGUE = frozenset(
     "entity, physical entity, object, whole, artifact, instrumentality, organism, living thing, "
@@ -142,37 +137,6 @@ def write_hub(
     out.with_suffix(".json").write_text(text, "utf-8")
 
 
-# ---------------------------------------------------------------- noise
-
-
-def rendered(files: list[Path], side: int, rng: np.random.Generator) -> Iterator[Image.Image]:
-    """Each cut-out once on a smooth random ground, at a random size and place."""
-    for file in files:
-        cutout = Image.open(file).convert("RGBA")
-        low = rng.normal(0, 30, (*rng.integers(2, 9, 2), 3)) + rng.integers(0, 256, 3)
-        ground = Image.fromarray(np.clip(low, 0, 255).astype(np.uint8))
-        ground = ground.resize((side, side), Image.Resampling.BICUBIC).convert("RGBA")
-        size = int(side * rng.uniform(0.45, 1.0))
-        cutout = cutout.resize((size, size), Image.Resampling.BICUBIC)
-        if rng.random() < 0.5:
-            cutout = cutout.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        at = (int(rng.integers(0, side - size + 1)), int(rng.integers(0, side - size + 1)))
-        ground.alpha_composite(cutout, at)
-        yield ground.convert("RGB")
-
-
-@torch.inference_mode()
-def write_noise(backbone: Path, files: list[Path], out: Path, rank: int, seed: int) -> None:
-    """Mean and covariance (of the given rank) of the backbone's features on the pictures."""
-    network = load_efficientnet(backbone)
-    pictures = rendered(files, network.config.resolution, np.random.default_rng(seed))
-    rows = [network.features(pixels(picture)[None]).mean((2, 3)) for picture in pictures]
-    features = torch.cat(rows).double()
-    values, vectors = torch.linalg.eigh(torch.cov(features.T))
-    factor = vectors[:, -rank:] * values[-rank:].clamp(min=0).sqrt()
-    save_noise(out, features.mean(0).float(), factor.float(), NoiseConfig())
-
-
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
@@ -184,22 +148,10 @@ def main() -> None:
     hub.add_argument("--synsets", type=Path, required=True, help="the 1,000 in class order")
     hub.add_argument("--pedestal", type=float, default=0.3)
     hub.add_argument("--out", type=Path, required=True)
-    noise = commands.add_parser("noise", help="feature statistics from cut-outs")
-    noise.add_argument("--backbone", type=Path, required=True)
-    noise.add_argument("--cutouts", type=Path, required=True, help="folder of webp with alpha")
-    noise.add_argument("--count", type=int, default=1500)
-    noise.add_argument("--rank", type=int, default=256)
-    noise.add_argument("--seed", type=int, default=0)
-    noise.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
-    if given.command == "hub":
-        encoder = load_text_encoder(given.minilm, given.tokenizer)
-        synsets = given.synsets.read_text("utf-8").split()
-        write_hub(encoder, Nouns(given.wordnet), synsets, given.out, given.pedestal)
-    else:
-        files = sorted(given.cutouts.glob("*.webp"))
-        picked = np.random.default_rng(given.seed).permutation(len(files))[: given.count]
-        write_noise(given.backbone, [files[i] for i in picked], given.out, given.rank, given.seed)
+    encoder = load_text_encoder(given.minilm, given.tokenizer)
+    synsets = given.synsets.read_text("utf-8").split()
+    write_hub(encoder, Nouns(given.wordnet), synsets, given.out, given.pedestal)
 
 
 if __name__ == "__main__":
