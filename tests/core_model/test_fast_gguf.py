@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import pytest
 import torch
 
 from anybind.assembly import Assembly
+from anybind.contracts import Build
+from anybind.core_model.adapters import load_tuned
 from anybind.core_model.checkpoints import load_decoder
+from anybind.core_model.factory import build
 from anybind.core_model.fast import from_gguf, quantise
 from anybind.core_model.fast.decoder import QuantisedLlama
 from anybind.core_model.fast.packing import from_ggml, interleave, pack, stack
@@ -112,15 +116,18 @@ def test_int8_is_near(slow: Llama, language: InjectedLanguageModel) -> None:
 
 @pytest.fixture(scope="module")
 def language(nano: Assembly) -> InjectedLanguageModel:
-    return nano.build("models", nano.bundle.model)
+    """The decoder of the file in 4 bits, and nano's bind network without what it tuned besides."""
+    weights = {"decoder": nano.weight(nano.bundle.model.weights["decoder"])}
+    plain = build(Build(weights=weights, options={"chat": "chatml", "precision": "int4"}))
+    bind = load_tuned(nano.weight("bind")).bind.eval().requires_grad_(False)
+    profile = replace(plain.profile, injection=bind.config.injection, space=nano.bundle.space)
+    return InjectedLanguageModel(plain.decoder, plain.tokenizer, bind, profile)
 
 
 def test_the_language_model_says_the_same(
     fast: QuantisedLlama, language: InjectedLanguageModel
 ) -> None:
     """Text, scores, batches and a condition, through the language model."""
-    from dataclasses import replace
-
     from anybind.content import Embedding
     from anybind.contracts import Message, Sampling
 

@@ -24,18 +24,22 @@ PROMPTS = (
 )
 
 
+def _plain(nano: Assembly, precision: str) -> InjectedLanguageModel:
+    """The decoder of the file alone, without what nano tuned of it."""
+    weights = {"decoder": nano.weight(nano.bundle.model.weights["decoder"])}
+    return build(Build(weights=weights, options={"chat": "chatml", "precision": precision}))
+
+
 @pytest.fixture(scope="module")
 def shipped(nano: Assembly) -> InjectedLanguageModel:
-    """As the bundle has it: in 4 bits, as the file."""
-    return nano.build("models", nano.bundle.model)
+    """In 4 bits, as the file."""
+    return _plain(nano, "int4")
 
 
 @pytest.fixture(scope="module")
 def model(nano: Assembly) -> InjectedLanguageModel:
     """The same in float32."""
-    component = nano.bundle.model
-    weights = {role: nano.weight(key) for role, key in component.weights.items()}
-    return build(Build(weights=weights, options={**component.options, "precision": "float32"}))
+    return _plain(nano, "float32")
 
 
 @pytest.fixture(scope="module")

@@ -136,7 +136,7 @@ def test_the_best_checkpoint_stays_and_is_remembered(folder: Path, tmp_path: Pat
     # A rate so high that it gets worse after a while.
     config = stage(
         folder, "best.yaml", validation={"share": 0.2, "every": 1, "samples": 12}, steps=12,
-        optimizer__lr=3.0, optimizer__clip=1000.0, save={"every": 2, "keep": 1},
+        optimizer__lr=10.0, optimizer__floor=1.0, optimizer__clip=1000.0, save={"every": 2, "keep": 1},
     )  # fmt: skip
     whole = train(config, tmp_path / "whole", live=False)
     rows = read_metrics(tmp_path / "whole" / "metrics.csv")
