@@ -7,7 +7,7 @@ order on a fresh language model, with and without
 - forced: tokens that the grammar leaves no choice about are appended in one pass, instead of one
   step of the decoder for each. (A call that is forced to its end costs no pass at all.)
 Only the language model is timed, not tools or encoders; replies must be the same in all four.
-Run: `python benchmarks/conversation.py --precision int4 --out out/conversation`.
+Run: `python benchmarks/conversation.py --precision int8 --out out/conversation`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ MODES = (
 def main() -> None:
     """Record, replay, print, write."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    p.add_argument("--precision", choices=PRECISIONS, default="int4")
+    p.add_argument("--precision", choices=PRECISIONS, default="int8")
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--picture", type=Path, default=ROOT / "examples" / "cat.png")

@@ -7,7 +7,7 @@ nano's decoder and bind network; a question of 64 tokens, then 48 tokens of repl
   project their features into soft tokens. Any ids stand in for them: a position costs the same
   whatever it holds. (257 is a ViT's patches and class token, 32 a Q-Former's queries.)
 All cases run in turn, several rounds in one process; figures are medians. Run:
-`python benchmarks/injection.py --precision int4 --out out/injection`.
+`python benchmarks/injection.py --precision int8 --out out/injection`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EXTRA = (1, 10, 32, 257)
 def main() -> None:
     """Measure, print, write."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    p.add_argument("--precision", choices=PRECISIONS, default="int4")
+    p.add_argument("--precision", choices=PRECISIONS, default="int8")
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--rounds", type=int, default=7)
     p.add_argument("--out", type=Path, default=ROOT / "out" / "injection")
