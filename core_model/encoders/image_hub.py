@@ -193,7 +193,7 @@ def view(picture: PILImage, kind: str, side: int, crop: float) -> PILImage:
         box = (0.0, 0.0, float(width), float(height))
     elif name in ("padded", "first", "last"):
         if name != "padded":
-            picture = picture.crop(_half(picture.size, last=name == "last"))
+            picture = picture.crop(half_box(picture.size, last=name == "last"))
         longest = max(picture.size)
         square = pil.new("RGB", (longest, longest), _mean_colour(picture))
         square.paste(picture, ((longest - picture.width) // 2, (longest - picture.height) // 2))
@@ -206,7 +206,7 @@ def view(picture: PILImage, kind: str, side: int, crop: float) -> PILImage:
     return seen.transpose(pil.Transpose.FLIP_LEFT_RIGHT) if mirrored else seen
 
 
-def _half(size: tuple[int, int], *, last: bool) -> tuple[int, int, int, int]:
+def half_box(size: tuple[int, int], *, last: bool) -> tuple[int, int, int, int]:
     """The box of a half of the longer side, and a tenth of it beyond the middle."""
     width, height = size
     if width >= height:

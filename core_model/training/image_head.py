@@ -47,7 +47,7 @@ from anybind.core_model.training.nano_data.world import Thing, World, called
 class Recipe:
     """How long and how."""
 
-    steps: int = 3000
+    steps: int = 2500
     batch: int = 384
     """Drawings of a step; as many made-up photographs and half as many groups go with them."""
     rate: float = 1.5e-3

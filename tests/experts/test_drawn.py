@@ -41,11 +41,11 @@ def test_a_phrase_is_found_in_the_half_that_shows_it() -> None:
     found = drawn(eye, pil.new("RGB", (100, 60)), torch.eye(T))
     assert found is not None
     assert (found.scores > 0.5).tolist() == [True, True, True, False]
-    assert found.places[0] == (0.0, 0.0, 50.0, 60.0)
-    assert found.places[1] == (50.0, 0.0, 100.0, 60.0)
+    assert found.places[0] == (0.0, 0.0, 55.0, 60.0)
+    assert found.places[1] == (45.0, 0.0, 100.0, 60.0)
     assert found.places[2] == (0.0, 0.0, 100.0, 60.0)
     tall = drawn(eye, pil.new("RGB", (60, 100)), torch.eye(T))
-    assert tall is not None and tall.places[1] == (0.0, 50.0, 60.0, 100.0)
+    assert tall is not None and tall.places[1] == (0.0, 45.0, 60.0, 100.0)
 
 
 def test_likeness_of_meaning_counts_by_degrees() -> None:

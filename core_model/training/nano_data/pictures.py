@@ -154,8 +154,9 @@ class Eye:
     def __call__(self, batch: list[Made]) -> NDArray[np.float32]:
         """Pooled features [B, D] or [B, 3D] of pictures.
 
-        Of the views that the encoder averages at run time, a single thing is seen in one by turns,
-        where halves are not kept: a network that is trained on these finds its way with the mean.
+        Groups are seen in both views that the encoder averages at run time, a single thing in one by
+        turns, where halves are not kept: a network that is trained on these finds its way with the
+        mean.
         """
         import torch
 
@@ -164,8 +165,11 @@ class Eye:
 
         places: list[tuple[int, int]] = []
         seen: list[torch.Tensor] = []
-        for at, (_, picture) in enumerate(batch):
-            kinds = VIEWS if self.halves else VIEWS[at % 2 : at % 2 + 1]
+        shown: list[int] = []
+        for at, (row, picture) in enumerate(batch):
+            both = self.halves or row.what in ("pair", "triple")
+            kinds = VIEWS if both else VIEWS[at % 2 : at % 2 + 1]
+            shown.append(len(kinds))
             parts = [(kind, 0) for kind in kinds]
             parts += [("first", 1), ("last", 2)] if self.halves else []
             for kind, part in parts:
@@ -176,7 +180,7 @@ class Eye:
             pooled = self.backbone.features(stacked).float().mean((2, 3)).numpy()
         out = np.zeros((len(batch), 3 if self.halves else 1, pooled.shape[1]), np.float32)
         for place, row in zip(places, pooled, strict=True):
-            out[place] += row / (len(VIEWS) if self.halves and place[1] == 0 else 1)
+            out[place] += row / (shown[place[0]] if place[1] == 0 else 1)
         return out.reshape(len(batch), -1)
 
 
