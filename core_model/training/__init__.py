@@ -1,1 +1,1 @@
-"""Training: concepts and captions, surrogate features, the loop, one command per trained part."""
+"""Training: the pipeline of stages (`anybind train`), and one command per other trained part."""

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from anybind.core_model.training.nano_data.kit import Draft
 from anybind.core_model.training.nano_data.looks import Looks
@@ -19,6 +20,10 @@ from anybind.core_model.training.nano_data.naming import name_turn
 from anybind.core_model.training.nano_data.world import words_of
 from anybind.core_model.training.text_tasks import GENERAL
 from anybind.errors import UserError
+
+if TYPE_CHECKING:
+    from anybind.core_model.llama import Llama
+    from anybind.core_model.tokenizer import Tokenizer
 
 MOST_TOKENS = 48
 """Longest answer, tokens; one that does not end by then is cut at its last whole sentence."""
@@ -150,10 +155,32 @@ def replay(said: dict[str, str]) -> Callable[[Looks, random.Random], Draft]:
 
 def by_decoder(weights: Path) -> Callable[[str], str]:
     """The frozen decoder of a GGUF file (or folder) as a function, greedy, without a condition."""
-    from anybind.core_model.checkpoints import load_decoder
+    from anybind.contracts import Build
+    from anybind.core_model.checkpoints import load_with_fields
+    from anybind.core_model.factory import tokenizer_of
     from anybind.core_model.prompts import chatml
-    from anybind.core_model.training.bind import _tokenizer, reply
 
-    decoder, _ = load_decoder(weights)
-    tokenizer = _tokenizer(weights)
-    return lambda text: reply(decoder, tokenizer, chatml([("user", text)]), None, MOST_TOKENS)
+    decoder, _, fields = load_with_fields(weights)
+    tokenizer = tokenizer_of(Build(), weights, fields)
+    return lambda text: _greedy(decoder, tokenizer, chatml([("user", text)]))
+
+
+def _greedy(decoder: Llama, tokenizer: Tokenizer, prompt: str) -> str:
+    """The likeliest token, again and again, up to `MOST_TOKENS`."""
+    import torch
+
+    from anybind.core_model.llama import KVCache
+
+    ids = tokenizer.encode(prompt)
+    dtype = decoder.tok_embeddings.weight.dtype
+    out: list[int] = []
+    with torch.inference_mode():
+        cache = KVCache(decoder.config, 1, len(ids) + MOST_TOKENS, dtype=dtype)
+        logits = decoder(torch.tensor([ids]), cache=cache, last_only=True)
+        for _ in range(MOST_TOKENS):
+            token = int(logits[0, -1].argmax())
+            if token == tokenizer.eos:
+                break
+            out.append(token)
+            logits = decoder(torch.tensor([[token]]), cache=cache, last_only=True)
+    return tokenizer.decode(out)
