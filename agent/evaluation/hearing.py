@@ -10,6 +10,8 @@ from anybind.agent.evaluation.naming import accepted_names, mentions
 from anybind.agent.evaluation.statistics import by, share
 
 QUESTION = "What do you hear?"
+UNSEEN = ("musescore", "sonic-pi", "packages")
+"""Sources that are recordings which training never heard."""
 
 
 def sounds(bench: Bench) -> Iterator[Row]:
@@ -25,15 +27,19 @@ def sounds(bench: Bench) -> Iterator[Row]:
 
 
 def sum_sounds(rows: list[Row]) -> dict[str, Any]:
-    """All, by source, and the mean over classes of the sources that are recordings."""
-    recorded = [r for r in rows if r["source"] in ("musescore", "sonic-pi")]
-    classes = by(rows, "label")
+    """All, by source, and the recordings that training never heard, each also as a mean over classes."""
+    unseen = [r for r in rows if r["source"] in UNSEEN]
     return share([r["hit"] for r in rows]) | {
-        "classes": len(classes),
-        "mean over classes": round(sum(c["value"] for c in classes.values()) / len(classes), 4)
-        if classes
-        else None,
+        "classes": len({r["label"] for r in rows}),
+        "mean over classes": _over_classes(rows),
         "by source": by(rows, "source"),
-        "unseen recordings": share([r["hit"] for r in recorded]),
-        "classes of unseen recordings": len({r["label"] for r in recorded}),
+        "unseen recordings": share([r["hit"] for r in unseen]),
+        "classes of unseen recordings": len({r["label"] for r in unseen}),
+        "unseen recordings, mean over classes": _over_classes(unseen),
     }
+
+
+def _over_classes(rows: list[Row]) -> float | None:
+    """The mean of the classes' shares; None without rows."""
+    classes = by(rows, "label")
+    return round(sum(c["value"] for c in classes.values()) / len(classes), 4) if classes else None

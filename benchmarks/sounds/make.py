@@ -7,16 +7,18 @@
 | `musescore` | recordings that training never heard: the presets of MuseScore General whose samples are not FluidR3's (Splendid Grand piano, VSCO 2 strings, drumline, trumpet, temple blocks, synthesizers) |
 | `sonic-pi` | other recordings than the trained ones of a source that training knows, and groups it leaves out |
 | `fluidr3` | new melodies on the soundfont that training knows: memory of timbres, not of notes |
+| `packages` | recordings that training never heard, out of packages of npm, PyPI and Debian (`recordings.py`): instruments, drums, birds, things of the house |
 | `recipes` | everyday sounds made from scratch by training's own recipes with other parameters: no recordings |
 
-No free recordings of animals, weather and machines were to be had, so outside music there is only the
-last row. Licences: MuseScore General and FluidR3 MIT (samples public domain, CC0 or MIT), Sonic Pi CC0.
-Needs apt-get, dpkg-deb and fluidsynth. DIR gets one 16 kHz wav a clip and sounds.jsonl.
+Weather, most animals and most machines are in the last row only. Licences: MuseScore General and
+FluidR3 MIT (samples public domain, CC0 or MIT), Sonic Pi CC0, the packages' in recordings.jsonl.
+Needs apt-get, dpkg-deb, npm, pip and fluidsynth. DIR gets one 16 kHz wav a clip and sounds.jsonl.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import re
 import struct
@@ -25,7 +27,9 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -166,8 +170,32 @@ def read(path: Path, seconds: float = 4.0) -> NDArray[np.float32]:
     return mono[: int(seconds * RATE)]
 
 
-def clips(folders: dict[str, Path]) -> Iterator[tuple[str, str, str, NDArray[np.float32]]]:
-    """(source, label, how it was made, samples)."""
+def recordings() -> ModuleType:
+    """The neighbour that fetches recordings: `benchmarks` is no package."""
+    path = HERE / "recordings.py"
+    spec = importlib.util.spec_from_file_location("anybind_sound_recordings", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """One clip, float32 [frames] at `RATE`, and where it comes from."""
+
+    source: str
+    label: str
+    made: str
+    samples: NDArray[np.float32]
+    package: str
+    version: str
+    licence: str
+
+
+def clips(folders: dict[str, Path]) -> Iterator[Sound]:
+    """What is rendered, what Sonic Pi has, and what is made from scratch."""
     from anybind.core_model.training.audio_events_synth import RECIPES, make
 
     for source, table, each in (("musescore", MUSESCORE, 4), ("fluidr3", FLUIDR3, 1)):
@@ -179,19 +207,28 @@ def clips(folders: dict[str, Path]) -> Iterator[tuple[str, str, str, NDArray[np.
                 r = np.random.default_rng([OWN_SEED, len(source), number, i])
                 lines.append(line(label, presets[i % len(presets)], i, r))
         for one, samples in zip(lines, render(font, lines), strict=True):
-            yield source, one.label, one.how, samples
+            yield Sound(source, one.label, one.how, samples, *PACKAGES[source])
     files = sorted(folders["sonic-pi"].rglob("*.flac"))
     for label, prefixes in SONIC.items():
         for prefix in prefixes:
             bare = prefix.rstrip("*")
             found = [f for f in files if f.name.startswith(bare)]
             for file in found if prefix.endswith("*") else found[1::2]:
-                yield "sonic-pi", label, file.name, read(file)
+                yield Sound("sonic-pi", label, file.name, read(file), *PACKAGES["sonic-pi"])
     known = json.loads((HERE / "classes.json").read_text())
     for number, label in enumerate(RECIPES):
         if label in known:
             seed = OWN_SEED + 1000 * number
-            yield "recipes", label, f"seed {seed}", np.asarray(make(label, seed, SECONDS))
+            samples = np.asarray(make(label, seed, SECONDS))
+            yield Sound("recipes", label, f"seed {seed}", samples, "anybind", "", "Apache-2.0")
+
+
+def recorded(archives: list[Path]) -> Iterator[Sound]:
+    """The recordings out of packages; `archives` are not downloaded again."""
+    module = recordings()
+    for one, samples in module.fetch(module.read_manifest(), archives, RATE, SECONDS):
+        yield Sound("packages", one["label"], one["member"], samples, one["package"],
+                    one["version"], one["licence"])  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -216,19 +253,19 @@ def main(arguments: list[str] | None = None) -> int:
                 here = list(Path(scratch).glob(f"{package}_*.deb"))
             folders[source] = Path(scratch) / source
             subprocess.run(["dpkg-deb", "-x", str(here[0]), str(folders[source])], check=True)
-        for number, (source, label, how, samples) in enumerate(clips(folders)):
-            if np.abs(samples).max(initial=0) < 1e-3:
-                print(f"silent, left out: {source} {label} {how}", file=sys.stderr)
+        for number, sound in enumerate(chain(clips(folders), recorded(options.archive))):
+            loudest = np.abs(sound.samples).max(initial=0)
+            if loudest < 1e-3:
+                print(f"silent, left out: {sound.source} {sound.label} {sound.made}",
+                      file=sys.stderr)  # fmt: skip
                 continue
-            slug = re.sub(r"[^a-z0-9]+", "-", label.lower())
-            name = f"{source}-{slug}-{number:03d}"
-            soundfile.write(
-                options.out / f"{name}.wav", samples / np.abs(samples).max() * 0.7, RATE
-            )
-            package, version, licence = PACKAGES.get(source, ("anybind", "", "Apache-2.0"))
+            slug = re.sub(r"[^a-z0-9]+", "-", sound.label.lower())
+            name = f"{sound.source}-{slug}-{number:03d}"
+            soundfile.write(options.out / f"{name}.wav", sound.samples / loudest * 0.7, RATE)
             row = {
-                "id": name, "source": source, "label": label, **classes[label], "made": how,
-                "package": package, "version": version, "licence": licence, "file": f"{name}.wav",
+                "id": name, "source": sound.source, "label": sound.label, **classes[sound.label],
+                "made": sound.made, "package": sound.package, "version": sound.version,
+                "licence": sound.licence, "file": f"{name}.wav",
             }  # fmt: skip
             rows.append(json.dumps(row) + "\n")
     (options.out / "sounds.jsonl").write_text("".join(rows), encoding="utf-8")

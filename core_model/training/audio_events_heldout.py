@@ -1,11 +1,12 @@
 """What the training of the ears must leave out, so that `anybind eval sounds` measures new sounds.
 
-Knows files, presets and seeds from `heldout_sounds.json`, and how to tell one soundfont from another.
+Knows files, recordings, presets and seeds from `heldout_sounds.json`, and how to tell one soundfont from another.
 Every source of `audio_events_sources` asks here before it gives a clip.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 from dataclasses import dataclass
@@ -25,14 +26,29 @@ class HeldOut:
 
     files: frozenset[str]
     """Names of Sonic Pi's recordings."""
+    recordings: frozenset[str]
+    """SHA-256 of files out of packages, in hex."""
+    packages: tuple[str, ...]
+    """How the names of those packages begin; of them no other file is trained on either, since the
+    next note or the next song is the same instrument or the same bird."""
     presets: frozenset[tuple[int, ...]]
     """(bank, program) or (128, kit, key) of MuseScore General."""
     seeds_from: int
     """Recipes with this seed or a higher one are drawn for measuring."""
 
     def file(self, path: Path) -> bool:
-        """Whether a recording must not be trained on."""
-        return path.name in self.files
+        """Whether a recording must not be trained on: by its name, by the folder that its package
+        was unpacked to, or by its content.
+
+        Raises:
+            OSError: the file can't be read.
+        """
+        if path.name in self.files:
+            return True
+        folders = (part.casefold().replace("_", "-") for part in path.parts[:-1])
+        if any(f == p or f.startswith(p + "-") for f in folders for p in self.packages):
+            return True
+        return hashlib.sha256(path.read_bytes()).hexdigest() in self.recordings
 
     def preset(self, font: str, bank: int, program: int, keys: tuple[int, ...] = ()) -> bool:
         """Whether a preset of the soundfont named `font` must not be trained on; with a kit (bank
@@ -59,6 +75,8 @@ def held_out() -> HeldOut:
     known = json.loads(_LIST.read_text(encoding="utf-8"))
     return HeldOut(
         files=frozenset(known["sonic_pi_files"]),
+        recordings=frozenset(known["recordings"]),
+        packages=tuple(known["packages"]),
         presets=frozenset(tuple(preset) for preset in known["musescore_general"]),
         seeds_from=int(known["recipe_seeds_from"]),
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
+import io
 import json
 import re
 import sys
+import tarfile
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +18,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FREE = ("Apache-2.0", "CC-BY-4.0", "CC0-1.0", "MIT", "public domain")
+FREE = ("Apache-2.0", "BSD-3-Clause", "CC-BY-3.0", "CC-BY-4.0", "CC0-1.0", "MIT", "public domain")
 
 
 def load(script: str) -> ModuleType:
@@ -115,7 +118,11 @@ def test_test_requests_are_no_training_requests() -> None:
 def test_sounds_have_classes_and_their_melodies_stay_in_the_clip() -> None:
     make = load("sounds/make.py")
     classes = json.loads((ROOT / "benchmarks" / "sounds" / "classes.json").read_text())
-    used = {*make.MUSESCORE, *make.FLUIDR3, *make.SONIC}
+    fetched = {r["label"] for r in lines("sounds/recordings.jsonl")}
+    used = {*make.MUSESCORE, *make.FLUIDR3, *make.SONIC, *fetched}
+    assert (
+        len({*make.MUSESCORE, *make.SONIC, *fetched}) >= 50
+    )  # recordings, none of them trained on
     assert used <= set(classes) and len(used) >= 40
     assert all(c["names"] for c in classes.values())
     for seed in range(30):
@@ -139,3 +146,63 @@ def test_the_recordings_measured_with_are_declared_as_held_out() -> None:
     prefixes = tuple(p.rstrip("*") for some in make.SONIC.values() for p in some)
     assert len(files) >= 50 and all(f.startswith(prefixes) for f in files)
     assert heldout("heldout_sounds.json")["recipe_seeds_from"] == make.OWN_SEED
+
+
+def test_every_fetched_recording_is_licensed_hashed_and_declared_as_held_out() -> None:
+    recordings = lines("sounds/recordings.jsonl")
+    declared = heldout("heldout_sounds.json")
+    assert {r["sha256"] for r in recordings} == set(declared["recordings"])
+    assert max(Counter(r["id"] for r in recordings).values()) == 1
+    clips = Counter((r["sha256"], r.get("start", 0.0)) for r in recordings)
+    assert max(clips.values()) == 1
+    begins = tuple(declared["packages"])
+    for r in recordings:
+        assert r["licence"].startswith(FREE), r["id"]
+        assert r["version"] and r["by"] and re.fullmatch(r"[0-9a-f]{64}", r["sha256"])
+        assert (r["kind"], r["form"]) in {("npm", "tgz"), ("pypi", "wheel"), ("debian", "deb")}
+        assert r["package"].startswith(begins), r["id"]
+
+
+def package(folder: Path, content: bytes) -> Path:
+    path = folder / "thing-1.0.tgz"
+    with tarfile.open(path, "w:gz") as tar:
+        info = tarfile.TarInfo("package/a.raw")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_recordings_are_read_out_of_their_package_and_checked(tmp_path: Path) -> None:
+    module = load("sounds/recordings.py")
+    tone = np.sin(np.arange(22_050) * 0.1)
+    content = (tone * 16_384).astype(">i2").tobytes()
+    archive = package(tmp_path, content)
+    one = {
+        "id": "a", "kind": "npm", "package": "thing", "version": "1.0", "form": "tgz",
+        "member": "package/a.raw", "sha256": hashlib.sha256(content).hexdigest(),
+    }  # fmt: skip
+    ((found, samples),) = module.fetch([one], [archive], 16_000, 0.5)
+    assert found is one and len(samples) == 8_000
+    assert 0.4 < np.abs(samples).max() < 0.6
+    ((_, later),) = module.fetch([{**one, "start": 0.75}], [archive], 16_000, 0.5)
+    assert len(later) == 4_000
+    with pytest.raises(ValueError, match="sha256"):
+        list(module.fetch([{**one, "sha256": "0" * 64}], [archive], 16_000, 0.5))
+    with pytest.raises(ValueError, match=r"no package/b\.raw"):
+        list(module.fetch([{**one, "member": "package/b.raw"}], [archive], 16_000, 0.5))
+
+
+@pytest.mark.parametrize(
+    ("kind", "package", "version", "file"),
+    [
+        ("npm", "@audio/piano-a", "1.0", "audio-piano-a-1.0.tgz"),
+        ("pypi", "sound-thing", "2.1", "sound_thing-2.1-py3-none-any.whl"),
+        ("debian", "stk", "1:4.6-2", "stk_1%3a4.6-2_amd64.deb"),
+    ],
+)
+def test_archives_are_known_by_what_the_clients_call_them(
+    kind: str, package: str, version: str, file: str
+) -> None:
+    module = load("sounds/recordings.py")
+    stem = module.archive_stem({"kind": kind, "package": package, "version": version})
+    assert file.startswith(stem)

