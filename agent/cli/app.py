@@ -102,13 +102,18 @@ def embed(
         Path | None, typer.Option(help="Folder of the pictures that a file of data names.")
     ] = None,
     batch: Annotated[int, typer.Option(help="Pictures encoded at once (with --dataset).")] = 16,
+    views: Annotated[
+        int, typer.Option(help="Augmented views of each picture besides it (with --dataset).")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Joint embeddings of files and texts, and how similar they are; or of a whole data set."""
     from anybind.agent.cli import embedding
 
     if dataset is not None:
-        embedding.embed_dataset(dataset, things or [], bundle, out, images, batch, as_json)
+        embedding.embed_dataset(dataset, things or [], bundle, out, images, batch, views, as_json)
+    elif views:
+        raise typer.BadParameter("--views goes with --dataset")
     else:
         embedding.embed(things or [], bundle, out, plot, as_json)
 

@@ -68,11 +68,16 @@ def embed_dataset(
     out: Path | None,
     images: Path | None,
     batch: int,
+    views: int,
     as_json: bool,
 ) -> None:
     """Embed what the records of a data set name, once, for training."""
     from anybind.agent.cli.caching import BuildProgress
-    from anybind.core_model.training.data.embedding import dataset_config, embed_sources
+    from anybind.core_model.training.data.embedding import (
+        dataset_augment,
+        dataset_config,
+        embed_sources,
+    )
     from anybind.core_model.training.data.maker import FeatureMaker
 
     if things:
@@ -81,11 +86,15 @@ def embed_dataset(
         raise UserError("Say where the features go: --out features.safetensors")
     if batch < 1:
         raise UserError(f"A batch has one picture or more, not {batch}.")
+    if views < 0:
+        raise UserError(f"A picture has 0 augmented views or more, not {views}.")
     config = dataset_config(dataset, images)
-    maker = FeatureMaker.of_bundle(bundle, batch, FetchProgress())
+    augment = dataset_augment(dataset) if views else None
+    maker = FeatureMaker.of_bundle(bundle, batch, FetchProgress(), augment)
     try:
         made = embed_sources(
-            config, maker, out, report=lambda line: errors.print(line, style="yellow"),
+            config, maker, out, views=views, augment=augment,
+            report=lambda line: errors.print(line, style="yellow"),
             progress=BuildProgress(),
         )  # fmt: skip
     finally:
@@ -95,13 +104,14 @@ def embed_dataset(
             {
                 "out": str(made.path), "rows": made.rows, "dim": made.dim, "space": made.space,
                 "seconds": round(made.seconds, 2), "resumed": made.resumed, "bad": made.bad,
-                "examples": made.examples,
+                "views": made.views, "examples": made.examples,
             }
         )  # fmt: skip
         return
     again = f", {made.resumed} from an earlier run" if made.resumed else ""
+    turned = f", {made.views} augmented views a picture among them" if made.views else ""
     console.print(
-        f"{made.path}: {made.rows} embeddings of {made.dim} ({made.space}){again}, {made.bad} bad "
+        f"{made.path}: {made.rows} embeddings of {made.dim} ({made.space}){turned}{again}, {made.bad} bad "
         f"records, {made.seconds:.1f} s"
     )
 
@@ -111,10 +121,12 @@ def _write(found: list[Embedding], things: list[str], space: str, out: Path) -> 
     import numpy as np
     from safetensors.numpy import save_file  # pyright: ignore[reportUnknownVariableType]
 
+    from anybind.core_model.training.data.features import NO_CACHE
+
     tensors: dict[str, Any] = {"embeddings": np.stack([e.data for e in found])}
     for name in ("raw", "scaled"):
         rows = [getattr(e, name) for e in found]
         if all(row is not None for row in rows):
             tensors[name] = np.stack(rows)
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, out, {"labels": json.dumps(things), "space": space})  # pyright: ignore[reportUnknownMemberType]
+    save_file(tensors, out, {"labels": json.dumps(things), "space": space, "cache": NO_CACHE})  # pyright: ignore[reportUnknownMemberType]

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from anybind.core_model.training.cache_config import CacheConfig
+from anybind.core_model.training.data.augment import ImagesConfig
 from anybind.core_model.training.data.config import DataConfig, SourceConfig
 from anybind.errors import UserError
 from anybind.optional import require
@@ -222,6 +224,9 @@ class TrainConfig(Strict):
     """Features (.safetensors, tensor `zero_image` or the only one) that stand for a text-only
     sample, as the released model was trained: those of a picture of the mean colour. None gives
     such samples no condition at all, under which the decoder is exactly the plain one."""
+    cache: CacheConfig | None = None
+    """The retrieval cache that embeddings pass before they are fed; None feeds them as they are."""
+    images: ImagesConfig = ImagesConfig()
     precision: Literal["float32", "bf16"] = "float32"
     """bf16: frozen weights and products in bfloat16, what is trained in float32."""
     activation_checkpointing: bool = False
@@ -237,6 +242,8 @@ class TrainConfig(Strict):
     def _length(self) -> TrainConfig:
         if self.steps is None and self.data.epochs is None:
             raise ValueError("give steps, or data.epochs")
+        if self.cache and self.cache.path is None and not self.model.bundle:
+            raise ValueError("cache: give a path, or a model.bundle that has one")
         return self
 
     @model_validator(mode="after")
@@ -265,6 +272,8 @@ class TrainConfig(Strict):
             }
         )
         update = {"model": model, "data": self.data.at(base), "zero_image": placed(self.zero_image)}
+        if self.cache:
+            update["cache"] = self.cache.model_copy(update={"path": placed(self.cache.path)})
         if held := self.validation.sources:
             sources = DataConfig(sources=held).at(base).sources
             update["validation"] = self.validation.model_copy(update={"sources": sources})

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from anybind.core_model.training.building import Parts, build_hollow, build_parts, group_of
+from anybind.core_model.training.cache_config import CacheConfig
 from anybind.core_model.training.config import TrainConfig
 from anybind.core_model.training.feed import Feed
 from anybind.core_model.training.feeding import StageBatches
@@ -66,6 +67,9 @@ def estimate(config: TrainConfig) -> Estimate:
     """
     notes: list[str] = []
     parts, trainee = _model(config, notes)
+    if config.images.augment is not None:
+        said = config.images.augment.model_dump(mode="json").items()
+        notes.append(f"Pictures are augmented: {', '.join(f'{k} {v}' for k, v in said)}.")
     groups: Counter[str] = Counter()
     frozen = 0
     for name, parameter in trainee.named_parameters():
@@ -79,6 +83,8 @@ def estimate(config: TrainConfig) -> Estimate:
         if batches is not None:
             samples = sum(s.count for s in batches.mixer.sources)
             share = _tokens_a_sample(batches)
+        if config.cache is not None:
+            notes.append(_cache_note(config.cache, batches))
         steps = _steps(config, samples, share)
         if parts is not None and frozen + groups.total() <= MEASURED:
             step_seconds = _measured(config, trainee, batches)
@@ -124,6 +130,17 @@ def _batches(config: TrainConfig, parts: Parts | None, notes: list[str]) -> Stag
     except AnybindError as error:
         notes.append(f"The data can't be read yet: {error}")
         return None
+
+
+def _cache_note(cache: CacheConfig, batches: StageBatches | None) -> str:
+    """That embeddings pass a cache, and how many of those looked at it took."""
+    said = f"Embeddings pass {cache.title} before they are fed"
+    if batches is None:
+        return f"{said}; it was not opened."
+    mixer = batches.mixer
+    return (
+        f"{said} ({mixer.finish}): it took {mixer.pulled} of the {mixer.seen} that were looked at."
+    )
 
 
 def _tokens_a_sample(batches: StageBatches) -> float | None:

@@ -19,9 +19,9 @@ from anybind.core_model.prompts import LAYOUTS
 from anybind.core_model.training.batches import Batch, Batcher
 from anybind.core_model.training.building import Parts
 from anybind.core_model.training.config import TrainConfig
-from anybind.core_model.training.data import FeatureMaker, open_sources
-from anybind.core_model.training.data.config import PICTURED, DataConfig
+from anybind.core_model.training.data.config import DataConfig
 from anybind.core_model.training.feed import Feed
+from anybind.core_model.training.feeding import open_stage
 from anybind.errors import UserError
 
 
@@ -108,18 +108,12 @@ def held_out_batches(
     wanted = config.validation
     sources = wanted.sources or config.data.sources
     data = DataConfig(sources=sources, seed=config.data.seed, epochs=1)
-    maker = None
-    if config.model.bundle and any(s.format in PICTURED and s.features is None for s in sources):
-        maker = FeatureMaker.of_bundle(config.model.bundle)
-    dim = parts.trainee.bind.config.joint_dim
-    mixer = open_sources(
-        data, maker=maker, space=parts.space, dim=dim, report=report, held_out=wanted.share,
-        validating=not wanted.sources,
-    )  # fmt: skip
+    mixer = open_stage(config, parts, data, report, validating=True)
     b = config.batch
     batcher = Batcher(
         _First(mixer, wanted.samples), parts.tokenizer, LAYOUTS[parts.chat],
-        max_tokens=b.max_tokens, batch_tokens=b.tokens, dim=dim, packing=b.packing,
+        max_tokens=b.max_tokens, batch_tokens=b.tokens, dim=parts.trainee.bind.config.joint_dim,
+        packing=b.packing,
     )  # fmt: skip
     try:
         return list(batcher)

@@ -18,6 +18,7 @@ from anybind.core_model.training.data import FeatureMaker, open_sources
 from anybind.core_model.training.data.config import read_data_config
 from anybind.core_model.training.data.embedding import dataset_config, embed_sources
 from anybind.core_model.training.data.features import FeatureFile, write_features
+from anybind.core_model.training.data.mixer import Finish
 from anybind.core_model.training.data.records import Attachment, BadRecord
 from anybind.errors import AnybindError, ModelError, UserError
 
@@ -181,7 +182,7 @@ def test_training_from_features_is_training_from_pictures(tmp_path: Path) -> Non
         assert one.feature is not None and other.feature is not None
         assert np.allclose(one.feature, other.feature, atol=1e-3)
     # Whatever stands before the model at run time is applied to both.
-    turned = list(open_sources(config, maker=maker(), finish=lambda rows: -rows))
+    turned = list(open_sources(config, maker=maker(), finish=Finish(lambda rows: -rows)))
     assert all(np.allclose(a.feature, -b.feature) for a, b in zip(turned, seen, strict=True))  # pyright: ignore
     with pytest.raises(UserError, match="the model takes 'other'"):
         open_sources(read_data_config({"sources": [source]}, tmp_path), space="other", dim=DIM)

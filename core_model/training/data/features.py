@@ -5,6 +5,9 @@ A safetensors file with
 - `keys` U8 [K], the keys one behind the other in UTF-8, and `ends` I64 [N] where each ends;
 - `hashes` I64 [N] (blake2b of 8 bytes, ascending) and `order` I64 [N], the row of each.
 
+Metadata: `format`, `space`; `cache` (the retrieval cache they went through, or "none"); where known
+`kinds` of content; `views` and `augment`, if every picture has so many augmented views, see `view_key`.
+
 Nothing of it is read before it is asked for: a million rows cost as much to open as ten.
 """
 
@@ -14,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,30 @@ from numpy.typing import NDArray
 from anybind.errors import ModelError, UserError
 
 FORMAT = "anybind-features-1"
+NO_CACHE = "none"
+"""What `cache` says in the metadata of embeddings that are as the encoder gave them."""
+_NANO = "anybind.core_model.training.nano_data"
 _TYPES = {"F16": "<f2", "F32": "<f4", "I64": "<i8", "U8": "|u1"}
 _LAYOUT = {"features": "F16", "keys": "U8", "ends": "I64", "hashes": "I64", "order": "I64"}
+
+
+def cache_of(notes: Mapping[str, str]) -> str:
+    """The retrieval cache that embeddings have been through, by the metadata of their file: what it
+    says under `cache`, "" for none.
+
+    Files of nano's data that say nothing are known by their other notes: their pictures have been
+    through the cache of the bundle that they were made for.
+    """
+    said = notes.get("cache")
+    if said is None:
+        nano = notes.get("made_by") == _NANO or "carries" in notes
+        return "that of the bundle which nano's data was made for" if nano else ""
+    return "" if said == NO_CACHE else said
+
+
+def view_key(key: str, view: int) -> str:
+    """The key of an augmented view of what is known by `key` (in which there is no NUL)."""
+    return f"{key}\0{view}"
 
 
 def _hash(key: bytes) -> int:
@@ -58,6 +83,16 @@ class FeatureFile:
         if notes.get("format") != FORMAT:
             raise ModelError(f"{path.name} is no file of features that anybind made.")
         self.space = notes.get("space", "")
+        self.cache = cache_of(notes)
+        """The retrieval cache that its rows have been through; "" for none."""
+        kinds = notes.get("kinds", "").split(",")
+        self.kind = kinds[0] if len(kinds) == 1 else ""
+        """Kind of content that all rows are of; "" if they are of several, or nothing says it."""
+        try:
+            self.views = int(notes.get("views", "0"))
+            self.augment: Any = json.loads(notes.get("augment", "null"))
+        except (ValueError, RecursionError) as error:
+            raise ModelError(f"{path.name}: its notes on views can't be read: {error}") from error
         self._parts: dict[str, NDArray[Any]] = {}
         for name, kind in _LAYOUT.items():
             entry = header.get(name, {"dtype": "", "shape": []})

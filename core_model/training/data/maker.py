@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from anybind.content import AnyPart, Image
 from anybind.contracts import Encoder
+from anybind.core_model.training.data.augment import AugmentConfig, augmented
 from anybind.core_model.training.data.records import Attachment, BadRecord, unit
 from anybind.errors import ModelError, UserError
 
@@ -28,6 +29,7 @@ class FeatureMaker:
         space: Their joint space.
         dim: Its width C; None is that of the encoder of pictures.
         batch: Parts encoded at once.
+        augment: How pictures are changed that come with a `draw`.
     """
 
     def __init__(
@@ -36,15 +38,23 @@ class FeatureMaker:
         space: str,
         dim: int | None = None,
         batch: int = 16,
+        augment: AugmentConfig | None = None,
     ) -> None:
         self._encoder_of = encoder_of
+        self._augment = augment
         self.space = space
         self._dim = dim
         self.batch = batch
         self.close: Callable[[], None] = lambda: None
 
     @classmethod
-    def of_bundle(cls, bundle: str, batch: int = 16, progress: Any = None) -> FeatureMaker:
+    def of_bundle(
+        cls,
+        bundle: str,
+        batch: int = 16,
+        progress: Any = None,
+        augment: AugmentConfig | None = None,
+    ) -> FeatureMaker:
         """With the encoders of a bundle; each is built when the first part of its kind is met."""
         from anybind.assembly import Assembly
         from anybind.core_model.retrieval.embedding import encoder_of
@@ -54,7 +64,7 @@ class FeatureMaker:
         def of(kind: str) -> Encoder:
             return encoder_of(assembly, kind)
 
-        maker = cls(of, assembly.bundle.space, batch=batch)
+        maker = cls(of, assembly.bundle.space, batch=batch, augment=augment)
         maker.close = assembly.close
         return maker
 
@@ -71,22 +81,35 @@ class FeatureMaker:
         Raises:
             ModelError: an encoder gives rows of another number or width than it says.
         """
-        out: list[Row | BadRecord | None] = [None] * len(wanted)
+        return [row for row, _ in self.make_told(wanted)]
+
+    def make_told(self, wanted: Sequence[Attachment]) -> list[tuple[Row | BadRecord, str]]:
+        """`make`, and the kind of content that each was found to be ("" if it can't be opened)."""
+        out: list[tuple[Row | BadRecord, str] | None] = [None] * len(wanted)
         by_kind: dict[str, list[tuple[int, AnyPart]]] = {}
+        last: tuple[Attachment, AnyPart] | None = None
         for i, attachment in enumerate(wanted):
             try:
-                part = _opened(attachment)
+                if last is None or not _same(last[0], attachment):
+                    last = attachment, _opened(attachment)
+                part = self._augmented(last[1], attachment.draw)
                 by_kind.setdefault(part.kind, []).append((i, part))
             except (UserError, ValueError, OSError) as error:
-                out[i] = BadRecord(f"{attachment.key[:200]}: {error}")
+                last = None
+                out[i] = BadRecord(f"{_shown(attachment)}: {error}"), ""
         for kind, parts in by_kind.items():
             for start in range(0, len(parts), self.batch):
                 some = parts[start : start + self.batch]
                 rows = self._encode(kind, [p for _, p in some])
                 for (i, _), row in zip(some, rows, strict=True):
-                    named = wanted[i].key[:200]
-                    out[i] = BadRecord(f"{named}: {row}") if isinstance(row, BadRecord) else row
+                    bad = isinstance(row, BadRecord)
+                    out[i] = BadRecord(f"{_shown(wanted[i])}: {row}") if bad else row, kind
         return [row for row in out if row is not None]
+
+    def _augmented(self, part: AnyPart, draw: int | None) -> AnyPart:
+        if self._augment is None or draw is None or not isinstance(part, Image):
+            return part
+        return Image.of(augmented(part.data, self._augment, draw))
 
     def _encode(self, kind: str, parts: Sequence[AnyPart]) -> list[Row | BadRecord]:
         try:
@@ -106,6 +129,16 @@ class FeatureMaker:
             except BadRecord as error:
                 out.append(error)
         return out
+
+
+def _same(one: Attachment, other: Attachment) -> bool:
+    """Whether both are the same file or bytes, so that it need not be opened again."""
+    return one.data is other.data and one.path == other.path
+
+
+def _shown(attachment: Attachment) -> str:
+    """Its key, for messages (one of a view ends behind the NUL)."""
+    return attachment.key.partition("\0")[0][:200]
 
 
 def _opened(attachment: Attachment) -> AnyPart:

@@ -11,11 +11,13 @@ import bisect
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anybind.core_model.training.data.augment import AugmentConfig
 from anybind.core_model.training.data.config import DataConfig
 from anybind.core_model.training.data.maker import FeatureMaker, mixed
 from anybind.core_model.training.data.order import chance, mix64
@@ -24,8 +26,26 @@ from anybind.core_model.training.data.source import Report, Shard, Source
 from anybind.core_model.training.samples import TrainingSample
 from anybind.errors import UserError
 
-Finish = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Embeddings [N, C] to embeddings [N, C]: what the run-time cache, say, makes of them."""
+
+@dataclass(frozen=True)
+class Finish:
+    """What is made of embeddings before they are given out: by the run-time cache, say."""
+
+    apply: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    """Embeddings [N, C] to embeddings [N, C]."""
+    kinds: frozenset[str] | None = None
+    """Kinds of content whose embeddings it takes, None for all. What has no file behind it (an
+    embedding that a record brings along) is of the kind "embedding"."""
+    each: bool = True
+    """It takes each embedding before those of a record are mixed; else the mixture, if one of them
+    is of these kinds."""
+    about: str = ""
+    """Its settings: a state is restored only under the same ones."""
+
+    def takes(self, kind: str) -> bool:
+        """Whether it takes embeddings of a kind."""
+        return self.kinds is None or kind in self.kinds
+
 
 _CHUNK = 32
 
@@ -54,6 +74,8 @@ class Mixer(Iterator[TrainingSample]):
         self._ready: deque[TrainingSample] = deque()
         self._mark: dict[str, Any] | None = None
         self._given = 0
+        self.seen = self.pulled = 0
+        """Embeddings since it was opened, and those of them that `finish` took."""
 
     def __next__(self) -> TrainingSample:
         while not self._ready:
@@ -78,10 +100,10 @@ class Mixer(Iterator[TrainingSample]):
             UserError: they are others, or it is no such state.
         """
         wanted = self._inner()
-        for name in ("seed", "shard"):
-            if state.get(name) != wanted[name]:
+        for name in ("seed", "shard", "finish"):
+            if state.get(name) != wanted.get(name):
                 raise UserError(
-                    f"The saved state is of another {name} ({state.get(name)}, now {wanted[name]}): "
+                    f"The saved state is of another {name} ({state.get(name)}, now {wanted.get(name)}): "
                     "go on with the settings that the run began with."
                 )
         saved = state.get("sources")
@@ -100,6 +122,11 @@ class Mixer(Iterator[TrainingSample]):
         for _ in range(given):
             next(self)
 
+    @property
+    def finish(self) -> str:
+        """What is made of embeddings before they are given out; "" for nothing."""
+        return "" if self._finish is None else self._finish.about
+
     def summary(self) -> list[dict[str, Any]]:
         """What each source has given and what of it was bad."""
         return [s.summary() for s in self.sources]
@@ -117,7 +144,8 @@ class Mixer(Iterator[TrainingSample]):
             self._maker.close()
 
     def _inner(self) -> dict[str, Any]:
-        return {
+        finish = {} if self._finish is None else {"finish": self._finish.about}
+        return finish | {
             "seed": self._seed, "shard": [self._shard.index, self._shard.count],
             "draws": self._draws, "done": sorted(self._done),
             "sources": {s.name: s.state() for s in self.sources},
@@ -154,28 +182,55 @@ class Mixer(Iterator[TrainingSample]):
     def _features(
         self, drawn: Sequence[tuple[Source, Record, str]]
     ) -> list[NDArray[np.float32] | BadRecord | None]:
-        out: list[NDArray[np.float32] | BadRecord | None] = [r.feature for _, r, _ in drawn]
-        wanted = [a for _, record, _ in drawn for a in record.attachments]
-        if wanted and self._maker is None:
-            name = next(s.name for s, r, _ in drawn if r.attachments)
+        made = iter(self._made(drawn))
+        every: list[list[tuple[NDArray[np.float32] | BadRecord, str]]] = []
+        for _, record, _ in drawn:
+            rows = [next(made) if a.row is None else (a.row, a.kind) for a in record.attachments]
+            if record.feature is not None:
+                rows = [(record.feature, "embedding")]
+            every.append(rows)
+        if self._finish is not None and self._finish.each:
+            self._pull(self._finish, [(rows, i) for rows in every for i in range(len(rows))])
+        out: list[NDArray[np.float32] | BadRecord | None] = []
+        for rows, (_, record, _) in zip(every, drawn, strict=True):
+            bad = next((r for r, _ in rows if isinstance(r, BadRecord)), None)
+            good = [r for r, _ in rows if not isinstance(r, BadRecord)]
+            weights = [a.weight for a in record.attachments] or [1.0]
+            out.append(bad or (mixed(good, weights) if good else None))
+        if self._finish is not None and not self._finish.each:
+            finish = self._finish
+            kinds = [next((k for _, k in rows if finish.takes(k)), "") for rows in every]
+            whole = [[(row, kind)] for row, kind in zip(out, kinds, strict=True)]
+            self._pull(finish, [(rows, 0) for rows in whole])
+            out = [rows[0][0] for rows in whole]
+        return out
+
+    def _made(
+        self, drawn: Sequence[tuple[Source, Record, str]]
+    ) -> list[tuple[NDArray[np.float32] | BadRecord, str]]:
+        """Embedding and kind of each attachment that has none yet, in order."""
+        wanted = [a for _, record, _ in drawn for a in record.attachments if a.row is None]
+        if not wanted:
+            return []
+        if self._maker is None:
+            name = next(s.name for s, r, _ in drawn if any(a.row is None for a in r.attachments))
             raise UserError(
                 f"{name} names pictures, and there is neither an encoder nor a file of features. Make "
                 "one with `anybind embed --dataset`, and give it to the source as `features`."
             )
-        made = iter(self._maker.make(wanted) if self._maker is not None and wanted else [])
-        for i, (_, record, _) in enumerate(drawn):
-            if record.attachments:
-                rows = list(itertools.islice(made, len(record.attachments)))
-                bad = next((r for r in rows if isinstance(r, BadRecord)), None)
-                good = [r for r in rows if not isinstance(r, BadRecord)]
-                out[i] = bad or mixed(good, [a.weight for a in record.attachments])
-        if self._finish is not None:
-            seen = [i for i, row in enumerate(out) if isinstance(row, np.ndarray)]
-            if seen:
-                finished = self._finish(np.stack([out[i] for i in seen]))  # pyright: ignore
-                for i, row in zip(seen, finished, strict=True):
-                    out[i] = row
-        return out
+        return self._maker.make_told(wanted)
+
+    def _pull(self, finish: Finish, places: list[tuple[list[Any], int]]) -> None:
+        """Put what `finish` makes of them in the places of embeddings, each a list of (embedding,
+        kind) and a place in it."""
+        there = [(rows, i) for rows, i in places if isinstance(rows[i][0], np.ndarray)]
+        taken = [(rows, i) for rows, i in there if finish.takes(rows[i][1])]
+        self.seen += len(there)
+        self.pulled += len(taken)
+        if taken:
+            pulled = finish.apply(np.stack([rows[i][0] for rows, i in taken]))
+            for (rows, i), row in zip(taken, pulled, strict=True):
+                rows[i] = (row, rows[i][1])
 
 
 def open_sources(
@@ -192,13 +247,14 @@ def open_sources(
     report: Report | None = None,
     held_out: float = 0.0,
     validating: bool = False,
+    augment: AugmentConfig | None = None,
 ) -> Mixer:
     """The samples of a data section.
 
     Args:
         config: Its paths are taken as they are; see `DataConfig.at`.
         maker: Embeds what records name; not needed where sources have `features` or are words only.
-        finish: Applied to every embedding, e.g. the cache that stands before the model at run time.
+        finish: The cache that stands before the model at run time, applied to embeddings.
         space: Joint space of the model; embeddings of another are refused. "" checks nothing.
         dim: Its width.
         rank: Of this process among `world`; each reads other records.
@@ -208,9 +264,12 @@ def open_sources(
         report: Called with a line about each bad record; by default a warning of the log.
         held_out: Share of the records of each source, the last ones, that is left out.
         validating: These are read, and no others.
+        augment: How pictures are changed, for a `maker` that was made with it, and the views that
+            `features` must hold.
 
     Raises:
-        UserError: files are missing, not of their format, or of another space.
+        UserError: files are missing, not of their format, or of another space; embeddings have been
+            through a cache, and `finish` is one.
     """
     shard = Shard(rank * workers + worker, world * workers)
     sources = [
@@ -222,9 +281,17 @@ def open_sources(
             report=report,
             held_out=held_out,
             validating=validating,
+            augment=augment,
         )
         for c in config.sources
     ]
+    if finish is not None and (through := [c for s in sources for c in s.caches]):
+        path, cache = through[0]
+        raise UserError(
+            f"cache: the embeddings in {path.name} have been through a retrieval cache already "
+            f"({cache}); a second time would pull them twice. Leave `cache` out of the stage, or "
+            "give it embeddings as the encoder makes them (anybind embed --dataset)."
+        )
     for source in sources:
         for path, stated, width in source.spaces:
             if (space and stated and stated != space) or (dim is not None and width != dim):

@@ -25,6 +25,14 @@ _ROLES = {
     "bard": "assistant", "assistant": "assistant", "system": "system",
 }  # fmt: skip
 
+_ENDINGS = {
+    "image": (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp"),
+    "audio": (".wav", ".flac", ".ogg", ".mp3"),
+    "video": (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi"),
+    "point": (".ply", ".pcd", ".glb", ".npy", ".npz", ".obj", ".xyz", ".pts", ".stl", ".off"),
+    "text": (".txt", ".md", ".srt", ".vtt", ".csv", ".json"),
+}
+
 
 class BadRecord(UserError):
     """This record can't be used; says why. A source reports it and goes on to the next."""
@@ -40,6 +48,27 @@ class Attachment:
     """Where it lies; may begin with a kind as in `depth:room.png`."""
     data: bytes | None = field(default=None, repr=False)
     weight: float = 1.0
+    draw: int | None = None
+    """Decides how a picture is changed before it is encoded (`augment`); None leaves it as it is."""
+    row: NDArray[np.float32] | None = field(default=None, repr=False)
+    """Its embedding [C], if that was made before."""
+    made_of: str = ""
+    """Kind of content that `row` is of, where its file says it."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of content, as far as can be told without opening it: by what made its embedding, a
+        prefix, or the ending of its name; "embedding" where nothing tells.
+        """
+        from anybind.media import PREFIXES, split_prefix
+
+        if self.made_of or self.data is not None:
+            return self.made_of or "image"
+        prefix, rest = split_prefix(self.key)
+        if prefix is not None:
+            return PREFIXES[prefix]
+        ending = rest[rest.rfind(".") :].lower() if "." in rest else ""
+        return next((kind for kind, endings in _ENDINGS.items() if ending in endings), "embedding")
 
 
 @dataclass(frozen=True, slots=True)

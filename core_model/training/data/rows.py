@@ -13,6 +13,7 @@ import numpy as np
 
 from anybind.core_model.retrieval.rows import map_rows, metadata
 from anybind.core_model.training.data.conversations import captioned
+from anybind.core_model.training.data.features import cache_of
 from anybind.core_model.training.data.records import Reading, Record, text, unit
 from anybind.errors import ModelError, UserError
 
@@ -31,6 +32,8 @@ class RowFile:
         self.path = path
         notes = metadata(path)
         self.space = notes.get("space", "")
+        self.cache = cache_of(notes)
+        """The retrieval cache that its rows have been through; "" for none."""
         try:
             self._rows = map_rows(path)
         except ModelError:

@@ -17,13 +17,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from anybind.core_model.training.data.augment import AugmentConfig
 from anybind.core_model.training.data.config import SourceConfig
-from anybind.core_model.training.data.features import FeatureFile
+from anybind.core_model.training.data.features import FeatureFile, view_key
 from anybind.core_model.training.data.formats import expand, form_of
-from anybind.core_model.training.data.maker import mixed
 from anybind.core_model.training.data.offsets import offsets
 from anybind.core_model.training.data.order import Order, mix64
-from anybind.core_model.training.data.records import BadRecord, Reading, Record, with_system
+from anybind.core_model.training.data.records import (
+    Attachment,
+    BadRecord,
+    Reading,
+    Record,
+    with_system,
+)
 from anybind.core_model.training.data.rows import RowFile
 from anybind.errors import UserError
 
@@ -73,6 +79,7 @@ class Source:
         report: Report | None = None,
         held_out: float = 0.0,
         validating: bool = False,
+        augment: AugmentConfig | None = None,
     ) -> None:
         """Open it: finds the records of every file (from the second run on that is kept).
 
@@ -84,9 +91,12 @@ class Source:
             report: Called with a line about each bad record.
             held_out: Share of the records, the last ones, that is left out.
             validating: These and no others are read.
+            augment: Pictures get a draw, by seed, epoch and number of the record, that decides how
+                they are changed; of `features` one of the augmented views is taken, by epoch.
 
         Raises:
-            UserError: files are missing, not of the format, or hold no record.
+            UserError: files are missing, not of the format, or hold no record; the views in
+                `features` were made with other settings than `augment`.
         """
         self.config = config
         self.name = config.title
@@ -97,6 +107,9 @@ class Source:
         self.files = expand(config.format, config.path)
         self._rows: list[RowFile] = []
         self._features = FeatureFile(config.features) if config.features is not None else None
+        self._augment = augment
+        if augment is not None and self._features is not None:
+            _check_views(self._features, augment)
         if config.format == "features":
             self._rows = [RowFile(f) for f in self.files]
             sizes = [len(r) for r in self._rows]
@@ -144,8 +157,16 @@ class Source:
     @property
     def spaces(self) -> list[tuple[Path, str, int]]:
         """File, joint space ("" if it states none) and width of embeddings that it brings along."""
-        files = [*self._rows, *([] if self._features is None else [self._features])]
-        return [(f.path, f.space, f.dim) for f in files]
+        return [(f.path, f.space, f.dim) for f in self._made]
+
+    @property
+    def caches(self) -> list[tuple[Path, str]]:
+        """File and retrieval cache of embeddings that it brings along and that went through one."""
+        return [(f.path, f.cache) for f in self._made if f.cache]
+
+    @property
+    def _made(self) -> list[RowFile | FeatureFile]:
+        return [*self._rows, *([] if self._features is None else [self._features])]
 
     def next(self) -> tuple[Record, str] | None:
         """The next record that can be used and its key; None behind the last epoch.
@@ -284,16 +305,38 @@ class Source:
         else:
             start, end, _ = (int(v) for v in self._tables[file][row])
             record = self._forms[file].read(self._bytes(path, start, end), reading)
-        if self._features is not None and record.attachments:
-            rows = []
-            for attachment in record.attachments:
-                found = self._features.find(attachment.key)
-                if found is None:
-                    raise BadRecord(f"{self._features.path.name} has no {attachment.key[:200]}")
-                rows.append(found)
-            feature = mixed(rows, [a.weight for a in record.attachments])
-            record = replace(record, attachments=(), feature=feature)
+        if self._features is not None:
+            attached = tuple(
+                self._found(a, self._features, mix64(self._seed, number, i))
+                for i, a in enumerate(record.attachments)
+            )
+            record = replace(record, attachments=attached)
+        elif self._augment is not None:
+            attached = tuple(
+                replace(a, draw=mix64(self._seed, number, i, self.epoch))
+                for i, a in enumerate(record.attachments)
+            )
+            record = replace(record, attachments=attached)
         return with_system(record, config.system)
+
+    def _found(self, attachment: Attachment, file: FeatureFile, start: int) -> Attachment:
+        """The attachment with its embedding; of a picture, where it is augmented, that of the view
+        whose turn it is in this epoch, counted from `start`."""
+        attachment = replace(attachment, made_of=file.kind)
+        key, shown = attachment.key, attachment.key[:200]
+        if self._augment is not None and attachment.kind == "image":
+            if not file.views:
+                raise UserError(
+                    f"images.augment: {file.path.name} holds {shown} as it is only. Embed it again "
+                    "with augmented views (anybind embed --dataset STAGE.yaml --views 4), or leave "
+                    "images.augment out."
+                )
+            view = (start + self.epoch) % file.views
+            key, shown = view_key(key, view), f"view {view} of {shown}"
+        found = file.find(key)
+        if found is None:
+            raise BadRecord(f"{file.path.name} has no {shown}")
+        return replace(attachment, row=found)
 
     def _bytes(self, path: Path, start: int, end: int) -> bytes:
         if end - start > _LARGEST:
@@ -311,3 +354,13 @@ class Source:
             parts.append(part)
             at += len(part)
         return b"".join(parts)
+
+
+def _check_views(file: FeatureFile, augment: AugmentConfig) -> None:
+    """Whether the views in a file, if it has any, are what the stage asks for."""
+    wanted = augment.model_dump(mode="json")
+    if file.views and file.augment != wanted:
+        raise UserError(
+            f"images.augment: the views in {file.path.name} were made with {file.augment}, the stage "
+            f"says {wanted}. Embed them again, or take the settings that they were made with."
+        )
