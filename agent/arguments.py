@@ -30,7 +30,32 @@ _COMMANDS = frozenset(
     search circle ring tag spot whereabouts whereabout strip purge clear drop kill discard ditch lose
     rid act pretend favour favor hey hi hello scan hunt look highlight paint shade tint trace follow
     select pick overlay emphasise emphasize morph turn change convert transform substitute exchange
-    trade barter place put insert help precise bounding lasso layer cover square made cut-out""".split()
+    trade barter sub swop zap lay idea clue chance favor bit mess finger place put insert eye guess thing
+    stuff help tint overlay lord god heaven training data sake hand coordinates coordinate rectangle marker put insert help precise bounding lasso layer cover square made cut-out""".split()
+)
+_ASKING = frozenset("which what whose any some every each".split())
+# Behind an order comes what it is to be done to.
+_OBJECT_NEXT = re.compile(
+    r"\s+(?:an?|the|my|our|your|his|her|that|this|these|those|all|every)\s+\w"
+)
+# "the beer can on the piano": no verb follows, so it is none itself.
+_CONTAINER = re.compile(
+    r"\s+can(?=\s*(?:$|[.,!?;])|\s+(?:on|in|at|under|from|with|by|off|out|next)\b)"
+)
+# A noun before these is who wishes, says or needs something.
+_WISHES = re.compile(
+    r"\s+(?:(?:really|just|also|always)\s+)?(?:wants?|needs?|says?|said|asks?|asked|thinks?|claims?|insists?"
+    r"|hates?|likes?|loves?|prefers?|would like|would love|wishes|tells?|told|hopes?|swears?|keeps?|sees?"
+    r"|bets?|gets?|knows?|(?:must|has to|have to|should|needs to|wants to) (?:see|know|find|find out))\b",
+    re.IGNORECASE,
+)
+_PURPOSE = re.compile(
+    r"(?:^|[.,;:]\s*|\b)for\s+(?:an?\s+|the\s+|my\s+|our\s+|his\s+|her\s+)?$", re.IGNORECASE
+)
+_PLACE = re.compile(
+    r"\b(?:in|inside|among|amongst|within|at|near|behind|beside|by|under|from|next to|in front of|out of"
+    r"|somewhere in|so)\s+(?:all\s+)?(?:(?:an?|the|my|our|his|her|this|that|these|those)\s+)?$",
+    re.IGNORECASE,
 )
 # Words for the picture itself, beside those of `NOT_THINGS`.
 _THE_PICTURE = frozenset(
@@ -40,6 +65,10 @@ _WITH = re.compile(
     r"\b(?:with|by|into|to|for|against|become|becomes|be|were|in with|and (?:put|place|insert|add))\s+"
     r"(.+)$",
     re.IGNORECASE,
+)
+# "Substitute A for B" puts A where B was.
+_IN_FOR = re.compile(
+    r"(?:substitute|sub|put|slot|bring|swap) in\b|substitute\b(?!.*\b(?:with|by)\b)", re.IGNORECASE
 )
 # What is named before these is the new thing, what comes after them the old one.
 _SWAPPED = re.compile(
@@ -118,23 +147,35 @@ def _artifacts(
 
 
 def _things(text: str, nouns: NounExpert | None) -> list[str]:
-    """Noun phrases without determiner that name a thing to act on, in order.
+    """Noun phrases without determiner that name a thing to act on, the likeliest first, else in order.
 
     "a crop of the cup" is about the cup: words that name the work are left out, also at the front
-    of a phrase where a tagger took an imperative for a noun.
+    of a phrase where a tagger took an imperative for a noun. Who wishes it, what it is for and where
+    the thing is come last: "My boss wants the sign on the wall gone" is about the sign.
     """
     if nouns is None:
         return []
-    out: list[str] = []
-    for noun in nouns.nouns(_NAMED.sub("it", text)):
+    bare = _NAMED.sub("it", text)
+    main: list[str] = []
+    aside: list[str] = []
+    for noun in nouns.nouns(bare):
+        start, end = noun.span
         words = noun.head.split()
-        while words and words[0] in _COMMANDS:
+        while words and (words[0] in _COMMANDS or words[0] in _ASKING):
             words = words[1:]
         while words and words[-1] in _COMMANDS:
             words = words[:-1]
-        if words and words[-1] not in NOT_THINGS and words[-1] not in _THE_PICTURE:
-            out.append(" ".join(words).replace(",", ""))
-    return list(dict.fromkeys(out))
+        if not words or words[-1] in NOT_THINGS or words[-1] in _THE_PICTURE:
+            continue
+        if not bare[:start].strip(" ,.!?") and len(words) == 1 and _OBJECT_NEXT.match(bare[end:]):
+            continue  # "Zap the spot": an order, whatever the tagger says
+        if _CONTAINER.match(bare[end:]):
+            words.append("can")
+        behind = bool(_WISHES.match(bare[end:]) or _PURPOSE.search(bare[:start]))
+        (aside if behind or _PLACE.search(bare[:start]) else main).append(
+            " ".join(words).replace(",", "")
+        )
+    return list(dict.fromkeys(main + aside))
 
 
 def _text(parameter: Parameter, piece: str, things: Sequence[str], guided: bool) -> list[str] | str:
@@ -156,7 +197,7 @@ def _one_of_two(index: int, piece: str, things: Sequence[str]) -> list[str] | st
     text = plain(piece)
     swapped = _SWAPPED.search(text)
     link = swapped or _WITH.search(text)
-    if text.lower().startswith("substitute ") and (given := re.search(r"\bfor\b", text)):
+    if _IN_FOR.match(text) and (given := re.search(r"\bfor\b", text)):
         swapped = link = given
     if link is None:
         return list(things[index : index + 1]) or list(things) or piece.replace(",", "")

@@ -126,7 +126,7 @@ class Chooser:
             rows = iter(self._embed([text, *(one for texts in shown for one in texts)]))
             query = next(rows)
             told = [np.stack([next(rows) for _ in texts]) for texts in shown]
-            return self.matcher.scores(query, told)
+            return self.matcher.scores(text, query, told)
         vectors = self._embed([text, *NO_TOOL, *(f"{t.name}: {t.description}" for t in tools)])
         query, rest = vectors[0], vectors[1:]
         similar = [float(query @ v) for v in rest]

@@ -28,13 +28,24 @@ _BACK = re.compile(
 _DO = (
     "generate|draw|create|make|paint|produce|show|render|imagine|design|give|sketch|depict|"
     "illustrate|visuali[sz]e|compose|build|invent|picture|dream up|conjure up|think up|come up with|"
-    "whip up|put together"
+    "whip up|put together|invent|sketch up|bring|do|get|compose|dream|conjure|think|cook up"
 )
-_VERB = re.compile(rf"^(?:{_DO})\s+(?:(?:and|or)\s+(?:{_DO})\s+)?(?:me\s+|us\s+)?", re.IGNORECASE)
+_VERB = re.compile(
+    rf"^(?:(?:(?:dream|conjure|think|whip|cook|make)\s+(?:me|us)\s+up|surprise (?:me|us) with|treat (?:me|us) to"
+    rf"|let there be|(?:to )?(?:{_DO})(?:\s+up)?\s+(?:(?:and|or)\s+(?:{_DO})\s+)?(?:me\b|us\b)?)\s*)(?=\S)",
+    re.IGNORECASE,
+)
 _WANT = re.compile(
-    r"^(?:(?:i want|i need|i'd like|i would like|i'd love|i would love|i wish for)(?: to (?:see|have))?"
-    r"|let me (?:see|have)|(?:can|could|may) (?:i|we) (?:see|have|get)|how about|what about|give me"
-    r"|get me|what would|how would|what(?=.*\blook\b)"
+    r"^(?:(?:i(?: really| just| also)?|we|she|he|they) "
+    r"(?:wants?|needs?|wish(?:es)? for|imagine|picture|fancy|am after|(?:can )?see before me)"
+    r"(?: to (?:see|have))?:?"
+    r"|(?:i'd|we'd|i would|we would|would) (?:really )?(?:like|love|give anything for)(?: to (?:see|have))?"
+    r"|i(?:'m| am|'ve been| have been) (?:dreaming|thinking|looking|longing) (?:of|for|about)"
+    r"|(?:have you )?ever seen|let (?:me|us) (?:see|have)|(?:can|could|may) (?:i|we) (?:see|have|get)"
+    r"|how about|what about|give me|get me|show me (?:how|what)|(?:what|how) (?:would|might|could|does|will)"
+    r"|what(?=.*\blook\b)|there (?:is|was|should be|must be)"
+    r"|(?:the|my|our|this|tonight's) (?:[\w'-]+ ){1,3}(?:needs|wants|could do with|is about|has|calls for"
+    r"|begins with|starts with)"
     r"|(?:the|my) \w+ (?:needs|wants))\s+",
     re.IGNORECASE,
 )
@@ -47,8 +58,32 @@ _ONLY_A = re.compile(r"(?:(?:an?|the|some|another)\s+)?(?:(?!\w+ing\b)\w+\s+){0,
 _OF = re.compile(
     r"^(?:of|showing|that shows|which shows|with|depicting|about|saying)\s+(.+)$", re.IGNORECASE
 )
+_ANYWHERE = re.compile(
+    r"\b(?:an?|the|some) (?:\w+ ){0,2}?(?:picture|image|photo|drawing|painting|illustration|icon|portrait|"
+    r"poster) (?:of|showing|with)\s+(.+)$",
+    re.IGNORECASE,
+)
+# What follows is a remark on the wish, not part of it.
+_REMARK = re.compile(
+    r",?\s+(?:and|but|so|as|because|since)\s+(?:the|my|our|i|i've|i'm|we|it|it's|that|there|she|he|they"
+    r"|nobody|no)\b(?:.*\b(?:is|are|was|have|has|need|needs|want|wants|can't|don't|empty|missing)\b.*)$"
+    r"|,\s+(?:if (?:you|possible|it)\b.*|go|maybe|please.*|painted|drawn|you know)$"
+    r"|\s+for (?:me|us|my|our|the|her|his) (?:[\w'-]+\s?){0,3}$",
+    re.IGNORECASE,
+)
+_BUT = re.compile(
+    r"^.*?\b(?:but|so|still|yet|hence),?\s+(?=(?:i|we|please|could|can|show|draw)\b)", re.I
+)
+_SAY = re.compile(
+    r"^.*?\b(?:say|namely|for instance|for example),?\s+(?=an?\b|the\b|some\b|two\b)", re.I
+)
+_BACKWARD = re.compile(
+    r"^(?:it|that|this|him|her|them|one|something|me)\b|\b(?:it|that|this|him|her|them)$",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"(?<=[.?!;])\s+(?=\w)")
 _TAIL = re.compile(
-    r"\s+(?:and draw (?:it|that)|(?:would |might )?look(?: like)?|would make my day"
+    r"\s+(?:and (?:draw|show|paint) (?:it|that|me)|(?:(?:could|would|might) )?look(?: like)?|would make my day"
     r"|on canvas|on(?:to)? paper)$",
     re.IGNORECASE,
 )
@@ -101,13 +136,29 @@ def plain(piece: str) -> str:
 
 
 def wish(piece: str) -> str:
-    """What a request to make something asks for: "draw a picture of a red cat" -> "a red cat"."""
-    text = plain(piece)
+    """What a request to make something asks for: "draw a picture of a red cat" -> "a red cat".
+
+    Of several sentences the one is taken that asks; where that only points back ("Draw it."), what
+    the one before it tells of.
+    """
+    sentences = [s for s in _SENTENCE.split(piece.strip()) if re.search(r"\w", s)] or [piece]
+    found = [_wish(s) for s in sentences]
+    told = [(w, freed) for w, freed in found if not _BACKWARD.search(w)]
+    asking = [w for w, freed in told if freed]
+    return (asking or [w for w, _ in told] or [w for w, _ in found])[-1 if asking else 0]
+
+
+def _wish(sentence: str) -> tuple[str, bool]:
+    """What one sentence asks for, and whether it had words of asking."""
+    text = before = plain(sentence)
     if _lead(text):
         text = text.partition(":")[2].strip()
+    text = _BUT.sub("", text)
+    text = plain(_SAY.sub("", text))
     text = _VERB.sub("", _WANT.sub("", text), count=1)
     text = re.sub(r"^what (?=an?\b|the\b)", "", text, flags=re.IGNORECASE)
     named = _PICTURE.search(text)
+    anywhere = _ANYWHERE.search(text)
     if named and _ONLY_A.fullmatch(text[: named.start()]):
         rest = text[named.end() :].strip(" ,:")
         told = _OF.match(rest)
@@ -115,7 +166,11 @@ def wish(piece: str) -> str:
             text = told.group(1)
         elif rest and not re.match(r"an?\b", rest):  # "a man painting a dog" is one scene
             text = rest
-    return _TAIL.sub("", text).strip(" .!?,") or piece.strip()
+    elif anywhere:
+        text = anywhere.group(1)
+    freed = text != before
+    text = _TAIL.sub("", _REMARK.sub("", text) or text).strip(" .!?,")
+    return text or sentence.strip(" .!?,") or sentence, freed
 
 
 def guided_wish(piece: str) -> str:

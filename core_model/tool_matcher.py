@@ -2,13 +2,16 @@
 
 Knows embeddings of texts, nothing of bundles, requests or what a tool does. A tool is what its
 author wrote: its name, its description, and the clauses of the description one by one, so that any
-plugin's tool can be matched. The network was trained by `anybind.core_model.training.tool_choice`.
+plugin's tool can be matched. Tools that the network was trained with it knows again by what they say
+of themselves, and adds what it learned of requests for them. It was trained by
+`anybind.core_model.training.tool_choice`.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +22,19 @@ from numpy.typing import NDArray
 from anybind.errors import ModelError
 
 Rows = NDArray[np.float32]
-FORMAT = "anybind-tool-matcher-1"
+FORMAT = "anybind-tool-matcher-2"
 CLAUSES = 6
 """At most this many clauses of a description are looked at."""
-TENSORS = ("down", "up", "weights", "none.down", "none.bias", "none.up")
+BUCKETS = 3072
+"""Words, pairs of words and parts of words share so many places."""
+SAME, OTHER = 0.95, 0.80
+"""A tool is surely a known one from this cosine of their descriptions, and surely none of them below
+the other (no two tools of anybind are nearer than 0.75)."""
+TENSORS = (
+    "down", "up", "weights", "none.down", "none.bias", "none.up",
+    "known.tools", "known.sentence", "known.words", "known.bias",
+)  # fmt: skip
+_WORD = re.compile(r"[a-z']+")
 _CLAUSE = re.compile(r"[:;,.?!]\s+|\s+(?:or|and)\s+")
 _FILE = re.compile(r"\S+/\S+\.\w+|\S+\.(?:png|jpe?g|webp|gif|wav|mp3|ply|pcd)\b")
 
@@ -40,39 +52,64 @@ def tool_texts(name: str, description: str) -> list[str]:
     return [f"{name}: {description}", name.replace("_", " "), *(told or [bare or name])[:CLAUSES]]
 
 
+def marks(text: str) -> list[int]:
+    """The places of a text's words, pairs of words and runs of four letters, ascending, each once.
+
+    Small words say much about a wish ("gone", "instead of", "look like"), which the mean of a sentence
+    blurs; runs of letters see through misspelling and endings.
+    """
+    words = _WORD.findall(text.lower())
+    found = set(words) | {f"{a} {b}" for a, b in zip(words, words[1:], strict=False)}
+    for word in words:
+        whole = f"<{word}>"
+        found |= {f"#{whole[i : i + 4]}" for i in range(len(whole) - 3)}
+    return sorted({zlib.crc32(mark.encode()) % BUCKETS for mark in found})
+
+
 @dataclass(frozen=True, slots=True)
 class ToolMatcher:
     """The network.
 
     With `P(x) = unit(x + x D U)`, the same for requests and texts of tools, a tool scores
-    `w0 cos(whole) + w1 cos(name) + w2 max cos(clause) + w3 mean cos(clause)`; no tool scores
-    `gelu(x Dn + bn) Un + w4`, where x is the request alone.
+    `w0 cos(whole) + w1 cos(name) + w2 max cos(clause) + w3 mean cos(clause)`, and a known one
+    `x S_k + m W_k + b_k` besides, m the marks of the request as a unit vector; no tool
+    scores `gelu(x Dn + bn) Un + w4` and the last column of S, W and b, where x is the request alone.
     """
 
     tensors: Mapping[str, Rows]
     space: str
 
-    def scores(self, request: Rows, tools: Sequence[Rows]) -> tuple[float, list[float]]:
+    def scores(self, text: str, request: Rows, tools: Sequence[Rows]) -> tuple[float, list[float]]:
         """Logits of "no tool" and of each tool.
 
         Args:
-            request: The embedding [C], unit norm, of `asked(request)`.
+            text: `asked(request)`.
+            request: The embedding [C] of that text, unit norm.
             tools: For each tool the embeddings [2 + clauses, C] of its `tool_texts`.
         """
         t = self.tensors
         mapped = self._mapped(request[None])[0]
+        learned = request @ t["known.sentence"] + t["known.bias"]
+        if places := marks(text):
+            learned = learned + t["known.words"][places].sum(0) * len(places) ** -0.5
         found: list[float] = []
         for rows in tools:
             cosine = self._mapped(rows) @ mapped
             clauses = cosine[2:]
             parts = np.array([cosine[0], cosine[1], clauses.max(), clauses.mean()], np.float32)
-            found.append(float(parts @ t["weights"][:4]))
+            again = recognised(t["known.tools"] @ rows[0])
+            found.append(float(parts @ t["weights"][:4] + again @ learned[:-1]))
         hidden = _gelu(request @ t["none.down"] + t["none.bias"])
-        return float(hidden @ t["none.up"] + t["weights"][4]), found
+        return float(hidden @ t["none.up"] + t["weights"][4] + learned[-1]), found
 
     def _mapped(self, rows: Rows) -> Rows:
         out = rows + rows @ self.tensors["down"] @ self.tensors["up"]
         return out / np.linalg.norm(out, axis=1, keepdims=True)
+
+
+def recognised(cosines: Rows) -> Rows:
+    """How surely a tool is each of the known ones [K], 0..1, by the cosines of their descriptions."""
+    return np.clip((cosines - OTHER) / (SAME - OTHER), 0.0, 1.0)
 
 
 def _gelu(x: Rows) -> Rows:
@@ -84,7 +121,8 @@ def load_tool_matcher(path: Path) -> ToolMatcher:
     """Read the weights.
 
     Raises:
-        ModelError: the file is none of these, or a tensor is missing or of a wrong shape.
+        ModelError: the file is none of these, or of an older format, or a tensor is missing or of a
+            wrong shape.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -95,7 +133,14 @@ def load_tool_matcher(path: Path) -> ToolMatcher:
             read = {n: np.asarray(file.get_tensor(n), np.float32) for n in TENSORS if n in names}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} can't be read as a tool matcher: {error}") from error
-    if about.get("format") != FORMAT:
+    said = str(about.get("format"))
+    if said != FORMAT:
+        family = FORMAT.rpartition("-")[0]
+        if said.startswith(family):
+            raise ModelError(
+                f"{path} is a tool matcher of the format {said!r}; this version reads {FORMAT!r}. "
+                "Train it again: python -m anybind.core_model.training.tool_choice."
+            )
         raise ModelError(f"{path} is no tool matcher: its format is {about.get('format')!r}.")
     if missing := [n for n in TENSORS if n not in read]:
         raise ModelError(f"{path} lacks the tensors {', '.join(missing)}.")
@@ -103,10 +148,17 @@ def load_tool_matcher(path: Path) -> ToolMatcher:
         space = str(json.loads(about["config"])["space"])
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path} does not say which space it is for ({error}).") from error
-    width = read["down"].shape[0]
+    _check(path, read)
+    return ToolMatcher(read, space)
+
+
+def _check(path: Path, read: Mapping[str, Rows]) -> None:
+    width, known = read["down"].shape[0], read["known.tools"].shape[0]
     shapes = {
         "down": (width, -1), "up": (-1, width), "weights": (5,), "none.down": (width, -1),
-        "none.bias": (-1,), "none.up": (-1,),
+        "none.bias": (-1,), "none.up": (-1,), "known.tools": (known, width),
+        "known.sentence": (width, known + 1), "known.words": (BUCKETS, known + 1),
+        "known.bias": (known + 1,),
     }  # fmt: skip
     for name, shape in shapes.items():
         said = read[name].shape
@@ -119,4 +171,3 @@ def load_tool_matcher(path: Path) -> ToolMatcher:
             raise ModelError(f"{path}: the tensors {down} and {up} don't fit together.")
     if read["none.bias"].shape != read["none.up"].shape:
         raise ModelError(f"{path}: the tensors none.bias and none.up don't fit together.")
-    return ToolMatcher(read, space)

@@ -1,6 +1,7 @@
 """Requests and tools for the training of the chooser, made by rule and seed.
 
-Reads the three lists of wordings beside it, fills them, wraps them in politeness and mistypes some.
+Reads the lists of wordings beside it, fills them, wraps them in politeness and mistypes some; the
+requests written by hand stay as they are.
 Knows nothing of embeddings. The tools of `heldout_tools.json` are refused.
 """
 
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from anybind.core_model.training.toolchat import HERE, Protocol, ToolChat, held_
 from anybind.core_model.training.toolchat_making import Maker
 from anybind.errors import UserError
 
-OWN, STRANGERS, TALK = (
-    HERE / f"tool_choice_{name}.txt" for name in ("requests", "strangers", "talk")
+OWN, STRANGERS, TALK, UNLIKE = (
+    HERE / f"tool_choice_{name}.txt" for name in ("requests", "strangers", "talk", "unlike")
 )
+NO_TOOL = "(none)"
+"""Begins the requests of `UNLIKE` that want no tool."""
 _CHOICE = re.compile(r"\(([^()]*)\)")
 _SLOT = re.compile(r"\{(\w+)\}")
 # Beginnings of patterns that are no commands: nothing can be put before them.
@@ -68,6 +71,8 @@ class Asked:
     text: str
     tool: str
     pattern: str
+    by_hand: bool = False
+    """Written as it stands, by no pattern."""
 
 
 def read_tools(protocol: Protocol) -> dict[str, ToolWords]:
@@ -150,6 +155,26 @@ def requests(tools: Sequence[ToolWords], each: int, seed: int) -> list[Asked]:
 def talk(each: int, seed: int) -> list[Asked]:
     """Requests that want no tool."""
     return [a for pattern in _lines(TALK) for a in _of(pattern, "", each, seed)]
+
+
+def by_hand(tools: Mapping[str, ToolWords]) -> list[Asked]:
+    """Requests written one by one, in words unlike the patterns, each as it stands.
+
+    Raises:
+        UserError: the list names a tool that is in none of the others, or says something twice.
+    """
+    out: dict[str, Asked] = {}
+    tool: str | None = None
+    for number, line in enumerate(_lines(UNLIKE), 1):
+        if line.startswith("# "):
+            tool = line[2:].strip()
+            if tool != NO_TOOL and tool not in tools:
+                raise UserError(f"{UNLIKE.name}, {number}: there is no tool {tool!r}.")
+        elif tool is None or line in out:
+            raise UserError(f"{UNLIKE.name}, {number}: {line!r} has no tool or is there twice.")
+        else:
+            out[line] = Asked(line, "" if tool == NO_TOOL else tool, line, by_hand=True)
+    return list(out.values())
 
 
 def _of(pattern: str, tool: str, each: int, seed: int) -> list[Asked]:
