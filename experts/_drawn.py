@@ -1,7 +1,7 @@
-"""Whether things are in a drawing, by the learned head of the eye; coarse places.
+"""Whether things are in a drawing, by the learned head of the eye, and where.
 
 The classes of the eye are those of photographs. What its head takes for a drawing is looked at as a
-whole and by halves, and a phrase is weighed by the things whose meaning is the phrase's.
+whole and figure by figure, and a phrase is weighed by the things whose meaning is the phrase's.
 """
 
 from __future__ import annotations
@@ -12,22 +12,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from anybind.core_model.encoders.image_hub import half_box
+from anybind.core_model.encoders.figures import Box, cut_out, figures
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
     from anybind.core_model.encoders.image_hub import ImageEncoder
 
-VIEWS = ("first", "last")
-# On 560 pictures of one or two drawings of a set that the head had not seen, a thing that was there got
-# more than this in about 0.75, one drawn at random in 0.005, and its nearest other word in a third.
 _HALF = 0.05
 """Share of the things at which a phrase is as likely there as not."""
 _FROM, _FULL = 0.65, 0.9
 """Cosines of phrase and thing between which a thing begins to count, and counts in full."""
-
-Place = tuple[float, float, float, float]
+_MOST = 6
+"""Of more figures none is looked at by itself."""
 
 
 class Drawn(NamedTuple):
@@ -35,8 +32,8 @@ class Drawn(NamedTuple):
 
     scores: Tensor
     """[P], 0..1; 0.5 is as likely there as not."""
-    places: list[Place]
-    """Of each phrase the view that shows it best, in pixels."""
+    places: list[Box]
+    """Of each phrase the figure that shows it best, in pixels; all of the picture if none does."""
 
 
 def drawn(eye: ImageEncoder, picture: PILImage, phrases: Tensor) -> Drawn | None:
@@ -47,13 +44,17 @@ def drawn(eye: ImageEncoder, picture: PILImage, phrases: Tensor) -> Drawn | None
     whole = head(eye.features([picture]))
     if float(whole.gate) <= 0.5:
         return None
-    halves = [head(eye.features([picture], (view,))) for view in VIEWS]
-    shares = torch.cat([whole.logits, *(half.logits for half in halves)]).softmax(-1)
+    width, height = picture.size
+    found = figures(picture)
+    boxes: list[Box] = [(0.0, 0.0, float(width), float(height))]
+    logits = [whole.logits]
+    if len(found) == 1:
+        boxes = found
+    elif 2 <= len(found) <= _MOST:
+        logits.append(head(eye.features([cut_out(picture, box) for box in found])).logits)
+        boxes += found
+    shares = torch.cat(logits).softmax(-1)
     cosine = phrases @ F.normalize(head.things, dim=-1).T
     counts = ((cosine - _FROM) / (_FULL - _FROM)).clamp(0, 1)
     best, at = (counts @ shares.T).max(1)
-    width, height = picture.size
-    halved = [half_box(picture.size, last=view == "last") for view in VIEWS]
-    boxes: list[Place] = [(0.0, 0.0, float(width), float(height))]
-    boxes += [(float(a), float(b), float(c), float(d)) for a, b, c, d in halved]
     return Drawn(best / (best + _HALF), [boxes[int(view)] for view in at])

@@ -49,17 +49,17 @@ def pictures(out: str, *options: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-_SINGLE = ("--pairs", "0", "--triples", "0", "--colours", "0", "--counts", "0")
+FOLDS = ("data/nano/fold0.safetensors", "data/nano/fold1.safetensors")
+_NO_GROUPS = ("--pairs", "0", "--triples", "0")
+_NO_OTHERS = ("--views", "0", "--colours", "0", "--counts", "0")
 PICTURES = {
-    "data/nano/pictures-ones.safetensors": ("--views", "4", *_SINGLE),
-    "data/nano/pictures-groups.safetensors": ("--views", "0", "--pairs", "5000", "--triples", "800"),
-    "data/nano/halves-pairs.safetensors": (
-        "--halves", "--views", "0", "--pairs", "2600", "--triples", "0", "--colours", "0", "--counts", "0",
-        "--seed", "1",
+    "data/nano/pictures-ones.safetensors": ("--views", "3", *_NO_GROUPS),
+    "data/nano/pictures-groups.safetensors": (
+        "--figures", "--pairs", "2500", "--triples", "400", *_NO_OTHERS,
     ),
-    "data/nano/halves-ones.safetensors": (
-        "--halves", "--views", "1", "--limit", "2500", "--pairs", "0", "--triples", "400", "--colours", "150",
-        "--counts", "150",
+    "data/nano/figures-ones.safetensors": (
+        "--figures", "--views", "1", "--limit", "2500", "--colours", "100", "--counts", "100",
+        *_NO_GROUPS,
     ),
 }  # fmt: skip
 
@@ -76,30 +76,29 @@ def steps() -> list[Step]:
         ),
     ]  # fmt: skip
     for name, options in PICTURES.items():
-        minutes = 10 if "halves" in name else 12
-        out.append(Step(Path(name).stem, (name,), pictures(name, *options), minutes))
+        out.append(Step(Path(name).stem, (name,), pictures(name, *options), 12))
     out += [
         Step("bundle", (BUNDLE,), (), 0),
-        Step(
-            "head", ("data/nano/eye_noise.safetensors", "bundle/image_hub.new"),
-            module("anybind.core_model.training.image_head", "--pictures", *PICTURES, "--world", "data/nano/world.jsonl",
-                   "--hub", str(NANO / "image_hub.safetensors"), "--noise-out", "data/nano/eye_noise.safetensors",
-                   "--out", "bundle/image_hub.new"), 5,
-        ),
-        Step("eye", ("bundle/image_hub.safetensors",), (), 0),
         *[
             Step(
-                f"fold{n}", (f"data/nano/fold{n}.safetensors",),
+                f"fold{n}", (FOLDS[n],),
                 module("anybind.core_model.training.image_head", "--pictures", *PICTURES, "--world", "data/nano/world.jsonl",
                        "--hub", str(NANO / "image_hub.safetensors"), "--noise-out", f"data/nano/fold{n}-noise.safetensors",
-                       "--out", f"data/nano/fold{n}.safetensors", "--fold", str(n), "--steps", "1200"), 4,
+                       "--out", FOLDS[n], "--fold", str(n), "--steps", "1200"), 4,
             )
             for n in (0, 1)
         ],
         Step(
+            "head", ("data/nano/eye_noise.safetensors", "bundle/image_hub.new"),
+            module("anybind.core_model.training.image_head", "--pictures", *PICTURES, "--world", "data/nano/world.jsonl",
+                   "--hub", str(NANO / "image_hub.safetensors"), "--noise-out", "data/nano/eye_noise.safetensors",
+                   "--folds", *FOLDS, "--out", "bundle/image_hub.new"), 7,
+        ),
+        Step("eye", ("bundle/image_hub.safetensors",), (), 0),
+        Step(
             "drawings", ("data/nano/drawings.safetensors",),
-            module(f"{DATA}.encode", "drawings", "--bundle", BUNDLE, "--pictures", *PICTURES, "--folds", "data/nano/fold0.safetensors",
-                   "data/nano/fold1.safetensors", "--out", "data/nano/drawings.safetensors"), 1,
+            module(f"{DATA}.encode", "drawings", "--bundle", BUNDLE, "--pictures", *PICTURES, "--folds", *FOLDS,
+                   "--out", "data/nano/drawings.safetensors"), 1,
         ),
         Step("sounds", ("data/nano/sounds.safetensors",), module(f"{DATA}.encode", "sounds", "--bundle", BUNDLE, "--out", "data/nano/sounds.safetensors"), 2),
         Step(

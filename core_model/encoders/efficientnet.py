@@ -44,6 +44,10 @@ _STAGES = (
 )
 
 
+INNER = 4
+"""Of so many last stages the inner features are pooled too."""
+
+
 @dataclass(frozen=True, slots=True)
 class LiteConfig:
     """Sizes of one network. Stem and head keep their width; first and last stage their depth."""
@@ -57,6 +61,11 @@ class LiteConfig:
     stem: int = 32
     head: int = 1280
     classes: int = 1000
+
+    @property
+    def pooled(self) -> int:
+        """Width P of the pooled features."""
+        return self.head + 2 * sum(channels for *_, channels in self.stages()[-INNER:])
 
     def stages(self) -> list[tuple[int, int, int, int, int]]:
         """(repeats, kernel, stride, expansion, channels) of every stage."""
@@ -148,6 +157,28 @@ class EfficientNetLite(nn.Module):
         """Feature map [B, 1280, H/32, W/32] (rounded up) of pixels [B, 3, H, W], see `pixels`."""
         x = F.relu6(self.stem(pixels))
         return F.relu6(self.head(self.blocks(x)))
+
+    def pooled(self, pixels: Tensor) -> Tensor:
+        """Features [B, P] of pixels [B, 3, H, W]: the mean over the feature map, then the mean and
+        the maximum over what each of the last four stages gives.
+
+        The last map knows the classes that the network was trained for; what came before knows
+        shapes and patterns that other pictures are made of too.
+        """
+        x = F.relu6(self.stem(pixels))
+        inner: list[Tensor] = []
+        at = 0
+        for number, (repeats, *_) in enumerate(self.config.stages()):
+            for block in self.blocks[at : at + repeats]:
+                x = block(x)
+            at += repeats
+            if number >= len(_STAGES) - INNER:
+                inner += [x.mean((2, 3)), x.amax((2, 3))]
+        return torch.cat([F.relu6(self.head(x)).mean((2, 3)), *inner], 1)
+
+    def classify(self, pooled: Tensor) -> Tensor:
+        """Class logits [..., classes] of pooled features [..., P]."""
+        return self.classifier(pooled[..., : self.config.head])
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Class logits [B, classes]."""

@@ -19,6 +19,8 @@ from torch.nn import functional as F
 
 PREFIX = "head."
 """Of its tensors in the file of the mapping."""
+_JUDGE = 64
+"""Hidden units of the gate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,9 @@ class HeadConfig:
     """Sizes."""
 
     features: int
-    """Width D of the backbone's pooled features."""
+    """Width P of the backbone's pooled features."""
+    top: int
+    """How many of them, the first, are of its last map."""
     hidden: int
     things: int
     dim: int
@@ -37,9 +41,9 @@ class Headed(NamedTuple):
     """What the head says of pictures."""
 
     logits: Tensor
-    """Of the things [B, T]."""
+    """Of the things [..., T]."""
     gate: Tensor
-    """How much the head is trusted [B, 1], 0..1."""
+    """How much the head is trusted [..., 1], 0..1."""
 
 
 class ImageHead(nn.Module):
@@ -48,9 +52,9 @@ class ImageHead(nn.Module):
     things: Tensor
     """Unit-norm sentence embedding of every thing [T, C]."""
     mean: Tensor
-    """Of the features [D]."""
+    """Of the features [P]."""
     spread: Tensor
-    """Their standard deviation [D]."""
+    """Their standard deviation [P]."""
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
@@ -61,37 +65,50 @@ class ImageHead(nn.Module):
         self.first = nn.Linear(config.features, config.hidden)
         self.second = nn.Linear(config.hidden, config.dim)
         self.scale = nn.Parameter(torch.tensor(20.0))
-        self.trust = nn.Linear(config.hidden, 1)
+        # Judged by the last map alone: of photographs, training knows no other features.
+        self.judge = nn.Linear(config.top, _JUDGE)
+        self.trust = nn.Linear(_JUDGE, 1)
         self.apart = nn.Linear(5, 1)
-        """Whether the halves of a picture show different things: see `halves`."""
+        """Whether the figures of a picture are different things: see `several`."""
         self.drop = nn.Dropout(0.0)
 
     def forward(self, features: Tensor) -> Headed:
-        """Of pooled features [B, D]."""
+        """Of pooled features [..., P]."""
         x = self.drop((features - self.mean) / self.spread)
         hidden = self.drop(F.gelu(self.first(x)))
         seen = F.normalize(self.second(hidden), dim=-1)
-        return Headed(self.scale * seen @ self.things.T, torch.sigmoid(self.trust(hidden)))
+        return Headed(self.scale * seen @ self.things.T, self.trusted(features))
+
+    def trusted(self, features: Tensor) -> Tensor:
+        """The gate [..., 1] of pooled features, of which the first `top` are enough."""
+        top = self.config.top
+        x = self.drop((features[..., :top] - self.mean[:top]) / self.spread[:top])
+        return torch.sigmoid(self.trust(F.gelu(self.judge(x))))
 
     def embed(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings [B, C], whose norm (0..1) tells how sure the head is, and the gate [B, 1]."""
+        """Embeddings [..., C], whose norm (0..1) tells how sure the head is, and the gate [..., 1]."""
         said = self(features)
         return said.logits.softmax(-1) @ self.things, said.gate
 
-    def halves(self, whole: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """How far a picture is to be taken for two things side by side [B, 1], 0..1.
+    def several(self, whole: Tensor, figures: Tensor) -> Tensor:
+        """How far a picture is to be taken for several things [B, 1], 0..1.
 
-        Told by how sure the eye is of either half, and how like they are to each other and to the
-        whole; of embeddings [B, C] whose norm tells how sure it is.
+        Args:
+            whole: Embeddings of the pictures [B, C], whose norm tells how sure the eye is.
+            figures: Of N figures in each [B, N, C].
         """
-        return torch.sigmoid(self.apart(likeness(whole, left, right)))
+        return torch.sigmoid(self.apart(likeness(whole, figures)))
 
 
-def likeness(whole: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """What `ImageHead.halves` judges by [B, 5]: norms of the halves, three cosines."""
-    cosine = F.cosine_similarity
-    parts = [left.norm(dim=-1), right.norm(dim=-1), cosine(left, right, -1)]
-    return torch.stack([*parts, cosine(left, whole, -1), cosine(right, whole, -1)], -1)
+def likeness(whole: Tensor, figures: Tensor) -> Tensor:
+    """What `ImageHead.several` judges by [B, 5]: the smallest and largest norm of the figures, how
+    like the two are that are most alike, the least and the most that one is like the whole."""
+    norms = figures.norm(dim=-1)
+    unit = F.normalize(figures, dim=-1)
+    between = unit @ unit.transpose(1, 2) - 2 * torch.eye(figures.shape[1])
+    to_whole = F.cosine_similarity(figures, whole[:, None], dim=-1)
+    parts = [norms.amin(1), norms.amax(1), between.amax((1, 2)), to_whole.amin(1), to_whole.amax(1)]
+    return torch.stack(parts, -1)
 
 
 def packed(head: ImageHead) -> dict[str, Tensor]:
@@ -101,7 +118,7 @@ def packed(head: ImageHead) -> dict[str, Tensor]:
     """
     out: dict[str, Tensor] = {}
     for name, value in head.state_dict().items():
-        if name in ("first.weight", "second.weight"):
+        if name in ("first.weight", "second.weight", "judge.weight"):
             scale = value.abs().amax(1, keepdim=True).clamp(min=1e-8) / 127
             out[f"{PREFIX}{name}"] = (value / scale).round().to(torch.int8)
             out[f"{PREFIX}{name}.scale"] = scale[:, 0].float()
@@ -128,8 +145,9 @@ def unpacked(tensors: dict[str, Tensor]) -> ImageHead | None:
         if value.dtype == torch.int8:
             whole = whole * own[f"{name}.scale"].float()[:, None]
         state[name] = whole[0] if name == "scale" else whole
-    things, first = state["things"], state["first.weight"]
-    head = ImageHead(HeadConfig(first.shape[1], first.shape[0], things.shape[0], things.shape[1]))
+    things, (hidden, features) = state["things"], state["first.weight"].shape
+    top = state["judge.weight"].shape[1]
+    head = ImageHead(HeadConfig(features, top, hidden, *things.shape))
     try:
         head.load_state_dict(state)
     except RuntimeError as error:

@@ -13,7 +13,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,20 +28,20 @@ from anybind.core_model.encoders.efficientnet import (
     load_efficientnet,
     pixels,
 )
+from anybind.core_model.encoders.figures import Box, cut_out, figures
 from anybind.core_model.encoders.image_head import ImageHead, unpacked
 from anybind.errors import ModelError, UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
-FORMAT = "anybind-image-hub-1"
+FORMAT = "anybind-image-hub-2"
 """`format` in the metadata of the file; others are refused."""
 
 _BATCH = 16
 _MIN_SIDE = 8
-_HALF = 0.55
-"""What a half is of the side: things seldom end in the very middle."""
-_HALVES = ("first", "last")
+MOST_FIGURES = 6
+"""A drawing with more figures than this is taken as a whole: it is a pattern, or a landscape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +77,14 @@ class ImageHub(nn.Module):
         kinds: Tensor | None = None,
         kind_of: Tensor | None = None,
         head: ImageHead | None = None,
+        things: Sequence[str] = (),
     ) -> None:
+        """`things` are the words of what the head knows, in its order."""
         super().__init__()
         self.config = config
         self.head = head
         self.names = tuple(names)
+        self.things = tuple(things)
         self.register_buffer("classes", classes.float())
         if kinds is None or kind_of is None:  # a class is then known by its embedding alone
             kinds = F.normalize(self.classes, dim=-1)
@@ -102,7 +105,7 @@ class ImageHub(nn.Module):
         return self.weights(logits) @ self.classes
 
     def embed(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Raw embeddings [B, C] of pooled features [B, D] and their logits [B, K]: the class
+        """Raw embeddings [..., C] of pooled features [..., P] and their logits [..., K]: the class
         mixture, and what the head says by as much as it is to be trusted."""
         mixture = self(logits)
         if self.head is None:
@@ -110,21 +113,21 @@ class ImageHub(nn.Module):
         learned, trust = self.head.embed(features)
         return mixture + trust * (learned - mixture)
 
-    def scene(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Raw embeddings [B, C] of pictures that were also looked at by halves.
+    def scene(self, whole: Tensor, figures: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw embeddings [B, C] of pictures whose figures were also looked at, and how far each is
+        taken for several things [B, 1].
 
-        Where the halves show different things, the two are added up instead: a network that was
-        trained on one thing in the middle sees neither of two at the sides.
+        Where the figures are different things, their mean takes the place of the whole: a network
+        that was trained on one thing in the middle sees neither of two at the sides.
 
         Args:
-            features: Pooled features [B, 3, D] of the whole and its halves.
-            logits: Class logits [B, 3, K].
+            whole: Raw embeddings of the pictures [B, C].
+            figures: Of as many figures in each [B, N, C], N at least 2.
         """
-        whole, left, right = self.embed(features, logits).unbind(1)
         if self.head is None:
-            return whole
-        apart = self.head.halves(whole, left, right)
-        return whole + apart * ((left + right) / 2 - whole)
+            return whole, torch.zeros_like(whole[:, :1])
+        several = self.head.several(whole, figures)
+        return whole + several * (figures.mean(1) - whole), several
 
     def likeness(self, phrases: Tensor) -> Tensor:
         """How well each class bears a phrase as its name: the best cosine over its names and
@@ -154,9 +157,10 @@ def load_image_hub(path: Path) -> ImageHub:
         settings["views"] = tuple(settings["views"])
         names = json.loads(data.get("names", "[]"))
         kinds = tensors["kinds"].float() * tensors["kind_scale"].float()[:, None]
+        classes = tensors["classes"].float() * tensors["class_scale"].float()[:, None]
         return ImageHub(
-            HubConfig(**settings), tensors["classes"], names, kinds, tensors["kind_of"],
-            unpacked(tensors),
+            HubConfig(**settings), classes, names, kinds, tensors["kind_of"],
+            unpacked(tensors), json.loads(data.get("things", "[]")),
         ).eval()  # fmt: skip
     except KeyError as error:
         raise ModelError(f"{path.name}: {error} is missing.") from error
@@ -170,9 +174,7 @@ def view(picture: PILImage, kind: str, side: int, crop: float) -> PILImage:
     Args:
         picture: RGB.
         kind: "centre" (the middle, as ImageNet models are tested), "whole" (all of it, squeezed
-            into the square), "padded" (all of it on its mean colour), "first" and "last" (a little
-            more than the left and right halves, of an upright picture the upper and lower,
-            padded); "-flip" at the end mirrors.
+            into the square), "padded" (all of it on its mean colour); "-flip" at the end mirrors.
         side: Pixels.
         crop: Share of the short side that "centre" keeps.
 
@@ -191,34 +193,28 @@ def view(picture: PILImage, kind: str, side: int, crop: float) -> PILImage:
         box = (left, top, left + keep, top + keep)
     elif name == "whole":
         box = (0.0, 0.0, float(width), float(height))
-    elif name in ("padded", "first", "last"):
-        if name != "padded":
-            picture = picture.crop(half_box(picture.size, last=name == "last"))
+    elif name == "padded":
         longest = max(picture.size)
         square = pil.new("RGB", (longest, longest), _mean_colour(picture))
         square.paste(picture, ((longest - picture.width) // 2, (longest - picture.height) // 2))
         picture, box = square, (0.0, 0.0, float(longest), float(longest))
     else:
-        raise ModelError(
-            f"There is no view {kind!r}: centre, whole, padded, first or last, with -flip or not."
-        )
+        raise ModelError(f"There is no view {kind!r}: centre, whole or padded, with -flip or not.")
     seen = picture.resize((side, side), pil.Resampling.BICUBIC, box=box)
     return seen.transpose(pil.Transpose.FLIP_LEFT_RIGHT) if mirrored else seen
-
-
-def half_box(size: tuple[int, int], *, last: bool) -> tuple[int, int, int, int]:
-    """The box of a half of the longer side, and a tenth of it beyond the middle."""
-    width, height = size
-    if width >= height:
-        keep = round(width * _HALF)
-        return (width - keep, 0, width, height) if last else (0, 0, keep, height)
-    keep = round(height * _HALF)
-    return (0, height - keep, width, height) if last else (0, 0, width, keep)
 
 
 def _mean_colour(picture: PILImage) -> tuple[int, int, int]:
     mean = np.asarray(picture.resize((16, 16)), dtype=np.float32).reshape(-1, 3).mean(0)
     return int(mean[0]), int(mean[1]), int(mean[2])
+
+
+class Part(NamedTuple):
+    """One of several things in a drawing."""
+
+    box: Box
+    embedding: Tensor
+    """Raw embedding [C]."""
 
 
 class ImageEncoder:
@@ -250,11 +246,11 @@ class ImageEncoder:
 
     def logits(self, pictures: Sequence[PILImage]) -> Tensor:
         """Class logits [B, K] of RGB pictures, averaged over the views."""
-        return self.backbone.classifier(self.features(pictures))
+        return self.backbone.classify(self.features(pictures))
 
     @torch.inference_mode()
     def features(self, pictures: Sequence[PILImage], views: Sequence[str] | None = None) -> Tensor:
-        """Pooled features [B, D] of RGB pictures, averaged over the views (None: the hub's).
+        """Pooled features [B, P] of RGB pictures, averaged over the views (None: the hub's).
 
         The classifier is linear, so the logits of the mean are the mean of the logits.
         """
@@ -271,32 +267,55 @@ class ImageEncoder:
         if batch:
             out.append(self._forward(batch))
         if not out:
-            return torch.empty(0, self.backbone.config.head)
+            return torch.empty(0, self.backbone.config.pooled)
         return torch.cat(out).view(len(pictures), len(kinds), -1).mean(1)
 
     def _forward(self, batch: Sequence[Tensor]) -> Tensor:
         stacked = torch.stack(list(batch)).contiguous(memory_format=torch.channels_last)
-        return self.backbone.features(stacked).mean((2, 3))
+        return self.backbone.pooled(stacked)
 
     @torch.inference_mode()
     def embed(self, pictures: Sequence[PILImage]) -> Tensor:
         """Raw embeddings [B, C] of RGB pictures.
 
-        What the head takes for drawings is looked at by halves as well; of photographs, whose
-        things lie anywhere, the whole is all there is.
+        What the head takes for drawings is looked at figure by figure as well; of photographs, whose
+        things have no ground to stand apart on, the whole is all there is.
         """
         features = self.features(pictures)
-        classifier = self.backbone.classifier
-        out = self.hub.embed(features, classifier(features))
+        out = self.hub.embed(features, self.backbone.classify(features))
         if self.hub.head is None or not len(pictures):
             return out
         drawn = self.hub.head(features).gate[:, 0] > 0.5
-        if bool(drawn.any()):
-            some = [p for p, d in zip(pictures, drawn.tolist(), strict=True) if d]
-            halves = [self.features(some, (half,)) for half in _HALVES]
-            three = torch.stack([features[drawn], *halves], 1)
-            out[drawn] = self.hub.scene(three, classifier(three))
+        for at in drawn.nonzero()[:, 0].tolist():
+            parts = self._parts(pictures[at])
+            if parts is not None:
+                out[at] = self.hub.scene(out[at][None], parts[1][None])[0][0]
         return out
+
+    @torch.inference_mode()
+    def things(self, picture: PILImage) -> list[Part]:
+        """What stands apart in a drawing, from left to right; empty for a photograph, for what
+        shows one thing, and without a head."""
+        features = self.features([picture])
+        head = self.hub.head
+        if head is None or float(head(features).gate) <= 0.5:
+            return []
+        parts = self._parts(picture)
+        if parts is None:
+            return []
+        boxes, embedded = parts
+        whole = self.hub.embed(features, self.backbone.classify(features))
+        if float(self.hub.scene(whole, embedded[None])[1]) <= 0.5:
+            return []
+        return [Part(box, row) for box, row in zip(boxes, embedded, strict=True)]
+
+    def _parts(self, picture: PILImage) -> tuple[list[Box], Tensor] | None:
+        """Boxes of two or more figures and their raw embeddings [N, C]; None if there are none."""
+        boxes = figures(picture)
+        if not 2 <= len(boxes) <= MOST_FIGURES:
+            return None
+        features = self.features([cut_out(picture, box) for box in boxes])
+        return boxes, self.hub.embed(features, self.backbone.classify(features))
 
     def encode(self, parts: Sequence[AnyPart]) -> Encoding:
         """Encode image parts in one batch; the norm of `raw` (0..1) tells how sure the eye is.

@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, safe_open, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from anybind.core_model.encoders.image_head import (
@@ -49,15 +49,18 @@ class Recipe:
 
     steps: int = 2500
     batch: int = 384
-    """Drawings of a step; as many made-up photographs and half as many groups go with them."""
+    """Drawings of a step; half as many sums of two and half as many groups go with them, and as many
+    made-up photographs."""
     rate: float = 1.5e-3
     decay: float = 0.05
-    hidden: int = 768
+    hidden: int = 640
     drop: float = 0.25
     smooth: float = 0.1
     """Share of the target that goes to things of like meaning."""
     sharp: float = 0.07
     """Temperature of likeness of meaning."""
+    blind: float = 0.15
+    """Share of the pictures of which only the features of the last map are shown."""
     trusted: float = 0.5
     """Weight of the gate's loss."""
 
@@ -74,22 +77,26 @@ class Drawn:
     """Features of pictures and what they show, as tensors."""
 
     def __init__(self, parts: Sequence[Seen], at: dict[str, int], width: int) -> None:
-        """Of several files; rows wider than `width` D hold the halves too [3D].
+        """Of several files; rows wider than `width` P hold the figures too.
 
         Args:
-            parts: Rows and features [N, D] or [N, 3D].
+            parts: Rows and features [N, P] or, of whole and figures, [N, (1 + figures) P].
             at: Place of each thing.
-            width: D.
+            width: P.
         """
         self.at = at
         wholes: list[Tensor] = []
         ones: list[tuple[int, int]] = []
         self.groups: list[tuple[int, tuple[str, ...]]] = []
-        halved: list[tuple[Tensor, bool]] = []
+        self.figured: dict[int, list[tuple[Tensor, bool]]] = {}
+        """By number of figures: features [1 + figures, P], and whether they are several things."""
+        self.looked = {True: 0, False: 0}
+        """How many pictures of several things, and of one, were looked at for figures."""
         count = 0
         for part in parts:
             features = torch.from_numpy(part.features).view(len(part.features), -1, width)
             wholes.append(features[:, 0])
+            alone: list[Tensor] = []
             for row in part.rows:
                 if not all(t in at for t in row.things):
                     continue
@@ -98,26 +105,26 @@ class Drawn:
                     self.groups.append((count + row.number, row.things))
                 else:
                     ones.append((count + row.number, at[row.things[0]]))
-                if features.shape[1] == 3:
-                    halved.append((features[row.number], several))
-            count += len(features)
-            if features.shape[1] == 3:
-                # Either half of a pair is a picture of one thing.
-                pairs = [
-                    r for r in part.rows if r.what == "pair" and all(t in at for t in r.things)
-                ]
-                for half in (1, 2):
-                    numbers = torch.tensor([r.number for r in pairs], dtype=torch.long)
-                    wholes.append(features[numbers, half])
-                    ones += [(count + n, at[r.things[half - 1]]) for n, r in enumerate(pairs)]
-                    count += len(pairs)
+                if features.shape[1] == 1:
+                    continue
+                self.looked[several] += 1
+                there = int((features[row.number, 1:].abs().amax(-1) > 0).sum())
+                if there < 2:
+                    continue
+                self.figured.setdefault(there, []).append(
+                    (features[row.number, : 1 + there], several)
+                )
+                if several and there == len(row.things):
+                    # Each figure is a picture of one thing.
+                    for figure, thing in enumerate(row.things, 1):
+                        ones.append((count + len(features) + len(alone), at[thing]))
+                        alone.append(features[row.number, figure])
+            count += len(features) + len(alone)
+            if alone:
+                wholes.append(torch.stack(alone))
         self.features = torch.cat(wholes)
         self.ones = torch.tensor([number for number, _ in ones])
         self.shown = torch.tensor([thing for _, thing in ones])
-        self.halved = torch.stack([f for f, _ in halved]) if halved else torch.empty(0, 3, width)
-        """Whole and halves [H, 3, D] of pictures that were also looked at so."""
-        self.several = torch.tensor([s for _, s in halved])
-        """Whether they show several things [H]."""
 
     def group_targets(self, groups: Sequence[tuple[int, tuple[str, ...]]]) -> tuple[Tensor, Tensor]:
         """Row numbers [G] and shares of the things [G, T]."""
@@ -144,8 +151,8 @@ def train(
     rng = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     ones = drawn.features[drawn.ones]
-    width = drawn.features.shape[1]
-    head = ImageHead(HeadConfig(width, recipe.hidden, *embedded.shape))
+    top = noise.weight.shape[1]
+    head = ImageHead(HeadConfig(drawn.features.shape[1], top, recipe.hidden, *embedded.shape))
     head.things.copy_(embedded)
     head.mean.copy_(ones.mean(0))
     head.spread.copy_(ones.std(0) + 0.05)
@@ -171,11 +178,15 @@ def train(
         chosen = torch.randint(len(drawn.groups), (half,), generator=rng) if drawn.groups else []
         numbers, shares = drawn.group_targets([drawn.groups[int(i)] for i in chosen])
         some = torch.randint(len(classes), (recipe.batch,), generator=rng)
-        photos = noise.features(classes[some], rng)
+        # Of made-up photographs only the last map is known. Drawings are met without the rest now
+        # and then, so that what photographs teach about it holds for them too.
+        photos = head.mean.repeat(recipe.batch, 1)
+        photos[:, :top] = noise.features(classes[some], rng)
         inputs = torch.cat([x, mixed, drawn.features[numbers], photos])
         targets = torch.cat([y, wanted, shares @ soft, soft[place[some]]])
-        drawing = torch.ones(len(inputs))
-        drawing[len(inputs) - len(photos) :] = 0
+        blind = torch.rand(len(inputs), 1, generator=rng) < recipe.blind
+        inputs[:, top:] = torch.where(blind, head.mean[top:], inputs[:, top:])
+        drawing = (torch.arange(len(inputs)) < len(inputs) - recipe.batch).float()
         # A little of the spread between views, beyond the views that were made.
         inputs = inputs + 0.1 * head.spread * torch.randn(inputs.shape, generator=rng)
         said = head(inputs)
@@ -190,23 +201,40 @@ def train(
     return head.eval().requires_grad_(False)
 
 
-def tell_apart(head: ImageHead, hub: ImageHub, classify: nn.Linear, drawn: Drawn) -> float:
-    """Fit what tells pictures of several things by their halves; in place.
+def tell_apart(
+    head: ImageHead,
+    judges: Sequence[tuple[ImageHub, Drawn]],
+    classify: Callable[[Tensor], Tensor],
+) -> float:
+    """Fit what tells pictures of several things by their figures; in place.
+
+    Args:
+        head: To be fitted.
+        judges: Mappings and the pictures that each looks at. They should be pictures that it was not
+            trained on: what a head knows by heart it is far surer of than it will be of what it meets.
+        classify: Class logits of pooled features.
 
     Returns:
-        The share of the pictures that it tells right; 0 without any.
+        The share of the pictures that it tells right; 0 without any. Pictures of several things count
+        as much as those of one, of which few have figures at all: so in doubt it is several.
     """
-    if not len(drawn.halved):
-        return 0.0
-    judged = ImageHub(hub.config, hub.classes, head=head)
+    told: list[Tensor] = []
+    truth: list[bool] = []
+    looked = {k: sum(drawn.looked[k] for _, drawn in judges) for k in (True, False)}
     with torch.inference_mode():
-        three = judged.embed(drawn.halved, classify(drawn.halved))
-        x = likeness(*three.unbind(1)).clone()
-    y = drawn.several.float()
+        for hub, drawn in judges:
+            for rows in drawn.figured.values():
+                features = torch.stack([f for f, _ in rows])
+                embedded = hub.embed(features, classify(features))
+                told.append(likeness(embedded[:, 0], embedded[:, 1:]))
+                truth += [several for _, several in rows]
+    if not told or all(truth) or not any(truth):
+        return 0.0
+    x, y = torch.cat(told).clone(), torch.tensor(truth).float()
     centre, spread = x.mean(0), x.std(0)
     weight, bias = torch.zeros(x.shape[1], requires_grad=True), torch.zeros(1, requires_grad=True)
-    # As many of the one as of the other.
-    balance = torch.where(y > 0, 0.5 / y.mean(), 0.5 / (1 - y.mean()))
+    balance = torch.where(y > 0, 1 / looked[True], 1 / looked[False])
+    balance = balance / balance.mean()
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=200)
 
     def closure() -> Tensor:
@@ -267,6 +295,8 @@ def main() -> None:
     p.add_argument("--noise-out", type=Path, required=True, help="statistics of the features")
     p.add_argument("--out", type=Path, help="mapping with the head")
     p.add_argument("--fold", type=int, choices=[0, 1], help="leave this half of the sets out")
+    p.add_argument("--folds", type=Path, nargs=2, help="mappings made with --fold 0 and 1, which judge "
+                   "of the pictures that they have not seen whether they show several things")  # fmt: skip
     p.add_argument("--hold-out-set", help="measure on a set of drawings that is left out")
     p.add_argument("--steps", type=int, default=Recipe().steps)
     p.add_argument("--hidden", type=int, default=Recipe().hidden)
@@ -296,19 +326,26 @@ def main() -> None:
     ends = np.cumsum([len(sentences(t)) for t in things])[:-1]
     embedded = torch.stack([part.mean(0) for part in flat.tensor_split(torch.tensor(ends))])
     embedded = F.normalize(embedded, dim=-1)
-    drawn = Drawn(learned, at, backbone.config.head)
-    write_statistics(drawn.features[drawn.ones], args.noise_out)
+    drawn = Drawn(learned, at, backbone.config.pooled)
+    write_statistics(drawn.features[drawn.ones, : backbone.config.head], args.noise_out)
     hub = load_image_hub(args.hub)
     noise = load_noise(args.noise_out, backbone, hub)
-    place = {t.eye: at[t.id] for t in things if t.eye >= 0}
     recipe = Recipe(steps=args.steps, hidden=args.hidden, drop=args.drop, smooth=args.smooth)
+    place = {t.eye: at[t.id] for t in things if t.eye >= 0}
     eyes = [place.get(c, -1) for c in range(backbone.config.classes)]
     head = train(drawn, embedded, noise, eyes, recipe, args.seed)
-    several = tell_apart(head, hub, backbone.classifier, drawn)
+    judges = [(ImageHub(hub.config, hub.classes, head=head), drawn)]
+    if args.folds:
+        own = [[p.only(lambda r, n=n: fold(r.set) == n) for p in parts] for n in (0, 1)]
+        width = backbone.config.pooled
+        judges = [
+            (load_image_hub(f), Drawn(o, at, width)) for f, o in zip(args.folds, own, strict=True)
+        ]
+    several = tell_apart(head, judges, backbone.classify)
     report: dict[str, Any] = {"things": len(things), "several things told": round(several, 3)}
     report["trained"] = right(head, drawn.features[drawn.ones], drawn.shown)
     for name in split[0][0]:
-        new = Drawn([tested[name] for tested, _ in split], at, backbone.config.head)
+        new = Drawn([tested[name] for tested, _ in split], at, backbone.config.pooled)
         report[name] = right(head, new.features[new.ones], new.shown)
     print(json.dumps(report, indent=1))
     if args.out:

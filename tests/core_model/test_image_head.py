@@ -9,13 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image as pil
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from anybind.core_model.encoders.efficientnet import EfficientNetLite, LiteConfig
-from anybind.core_model.encoders.image_head import HeadConfig, ImageHead, packed, unpacked
-from anybind.core_model.encoders.image_hub import FORMAT, HubConfig, ImageHub, load_image_hub, view
+from anybind.core_model.encoders.image_head import (
+    HeadConfig,
+    ImageHead,
+    likeness,
+    packed,
+    unpacked,
+)
+from anybind.core_model.encoders.image_hub import FORMAT, HubConfig, ImageHub, load_image_hub
 from anybind.core_model.training.eye_noise import EyeNoise, NoiseConfig
 from anybind.core_model.training.image_head import (
     Drawn,
@@ -28,12 +33,12 @@ from anybind.core_model.training.image_head import (
 from anybind.core_model.training.nano_data.seen import Row, Seen
 from anybind.errors import ModelError
 
-D, C, T = 20, 8, 6
+D, TOP, C, T = 26, 20, 8, 6
 
 
 def _head(seed: int = 0) -> ImageHead:
     torch.manual_seed(seed)
-    head = ImageHead(HeadConfig(D, 12, T, C))
+    head = ImageHead(HeadConfig(D, TOP, 12, T, C))
     head.things.copy_(F.normalize(torch.randn(T, C), dim=-1))
     return head.eval().requires_grad_(False)
 
@@ -41,7 +46,8 @@ def _head(seed: int = 0) -> ImageHead:
 def _hub_file(path: Path, tensors: dict[str, torch.Tensor]) -> Path:
     config = json.dumps(asdict(HubConfig(space="test")))
     own = {
-        "classes": torch.randn(5, C).half(),
+        "classes": torch.randint(-127, 127, (5, C), dtype=torch.int8),
+        "class_scale": torch.full((5,), 0.01).half(),
         "kinds": torch.ones(5, C, dtype=torch.int8),
         "kind_scale": torch.ones(5).half(),
         "kind_of": torch.arange(5, dtype=torch.int16)[:, None].repeat(1, 2),
@@ -97,9 +103,11 @@ def test_a_damaged_head_is_told(tmp_path: Path) -> None:
 
 def _noise() -> EyeNoise:
     torch.manual_seed(0)
-    backbone = EfficientNetLite(LiteConfig(width=0.3, depth=0.7, resolution=32, stem=6, head=D, classes=5))  # fmt: skip
+    backbone = EfficientNetLite(LiteConfig(width=0.3, depth=0.7, resolution=32, stem=6, head=TOP, classes=5))  # fmt: skip
     hub = ImageHub(HubConfig(space="test"), torch.randn(5, C))
-    return EyeNoise(backbone, hub, torch.full((D,), 0.5), 0.1 * torch.randn(D, 4), NoiseConfig())
+    return EyeNoise(
+        backbone, hub, torch.full((TOP,), 0.5), 0.1 * torch.randn(TOP, 4), NoiseConfig()
+    )
 
 
 def _drawings(per: int = 30) -> Seen:
@@ -133,7 +141,7 @@ def test_training_tells_things_apart_and_drawings_from_photographs() -> None:
     both = shares.gather(1, best).sum(1)
     assert both.mean() > 0.8, "the two things of a pair come first"
     photos = noise.features(torch.tensor([0, 1, 2] * 20), torch.Generator().manual_seed(5))
-    trusted = head(drawn.features[drawn.ones]).gate.mean() - head(photos).gate.mean()
+    trusted = head(drawn.features[drawn.ones]).gate.mean() - head.trusted(photos).mean()
     assert trusted > 0.5
     again = train(drawn, things, noise, [0, 1, 2, -1, -1], recipe, seed=0)
     assert torch.equal(head.first.weight, again.first.weight)
@@ -153,46 +161,57 @@ def test_the_cache_reads_the_things(tmp_path: Path) -> None:
     assert load_file(file)["head.things"].dtype == torch.float16
 
 
-def test_two_things_side_by_side_are_told_by_the_halves_and_added_up() -> None:
-    """Pictures of two are made so that the whole shows neither; the halves show one each."""
+def test_several_things_are_told_by_the_figures_and_added_up() -> None:
+    """Pictures of two are made so that the whole shows neither; the figures show one each."""
     rng = np.random.default_rng(1)
     places = rng.normal(0, 1, (T, D)) + 2.0
     rows: list[Row] = []
     features: list[np.ndarray] = []
-    for number in range(160):
+    for number in range(240):
         a, b = rng.choice(T, 2, replace=False)
-        noise = rng.normal(0, 0.2, (3, D))
-        if number % 2:
+        noise = rng.normal(0, 0.2, (4, D))
+        noise[3] = 0
+        empty = np.zeros(D)
+        if number % 3 == 0:
             rows.append(Row(number, "pair", (f"t{a}", f"t{b}")))
-            three = np.stack([(places[a] + places[b]) / 2, places[a], places[b]])
+            four = np.stack([(places[a] + places[b]) / 2, places[a], places[b], empty])
+        elif number % 3 == 1:  # one thing in two parts, neither of which is much by itself
+            rows.append(Row(number, "one", (f"t{a}",)))
+            part = 0.5 * places[a] + 1.0
+            four = np.stack([places[a], part, part, empty])
         else:
             rows.append(Row(number, "one", (f"t{a}",)))
-            three = np.stack([places[a], 0.5 * places[a] + 1.0, 0.5 * places[a] + 1.0])
-        features.append((three + noise).reshape(-1))
+            four = np.stack([places[a], empty, empty, empty])
+            noise[1:] = 0
+        features.append((four + noise).reshape(-1))
     seen = Seen(rows, np.stack(features).astype(np.float32))
     drawn = Drawn([seen], {f"t{n}": n for n in range(T)}, D)
-    assert len(drawn.ones) == 80 + 2 * 80 and len(drawn.groups) == 80
+    assert len(drawn.ones) == 160 + 2 * 80 and len(drawn.groups) == 80
+    assert [len(v) for v in drawn.figured.values()] == [160] and 2 in drawn.figured
     torch.manual_seed(0)
     things = F.normalize(torch.randn(T, C), dim=-1)
     recipe = Recipe(steps=250, batch=32, hidden=24, drop=0.1)
     head = train(drawn, things, _noise(), [0, 1, 2, -1, -1], recipe, seed=0)
     hub = ImageHub(HubConfig(space="test"), torch.zeros(5, C))
     classify = torch.nn.Linear(D, 5).requires_grad_(False)
-    assert tell_apart(head, hub, classify, drawn) > 0.9
-    whole = ImageHub(hub.config, hub.classes, head=head)
-    pairs = drawn.halved[drawn.several]
-    seen_both = F.normalize(whole.scene(pairs, classify(pairs)), dim=-1) @ things.T
+    judged = ImageHub(hub.config, hub.classes, head=head)
+    assert tell_apart(head, [(judged, drawn)], classify) > 0.9
+    assert tell_apart(head, [], classify) == 0.0
+    pairs = torch.stack([f for f, several in drawn.figured[2] if several])
+    embedded = judged.embed(pairs, classify(pairs))
+    scenes, several = judged.scene(embedded[:, 0], embedded[:, 1:])
+    assert several.mean() > 0.8
+    seen_both = F.normalize(scenes, dim=-1) @ things.T
     wanted = torch.tensor([[int(t[1:]) for t in r.things] for r in rows if r.what == "pair"])
     best = seen_both.topk(2).indices.sort(1).values
     assert (best == wanted.sort(1).values).all(1).float().mean() > 0.7
 
 
-def test_a_half_of_a_picture_is_a_little_more_than_a_half() -> None:
-    wide = pil.new("RGB", (200, 100), "white")
-    wide.paste((255, 0, 0), (0, 0, 100, 100))
-    left, right_half = (np.asarray(view(wide, kind, 50, 1.0)) for kind in ("first", "last"))
-    assert (left[25, 20] == [255, 0, 0]).all() and (right_half[25, 40] == 255).all()
-    tall = wide.transpose(pil.Transpose.ROTATE_270)
-    assert (np.asarray(view(tall, "first", 50, 1.0))[10, 25] == [255, 0, 0]).all()
-    with pytest.raises(ModelError, match="no view"):
-        view(wide, "middle", 50, 1.0)
+def test_likeness_does_not_depend_on_the_order_of_figures() -> None:
+    torch.manual_seed(3)
+    whole, parts = torch.randn(2, C), torch.randn(2, 4, C)
+    told = likeness(whole, parts)
+    assert torch.allclose(told, likeness(whole, parts.flip(1)), atol=1e-6)
+    assert torch.allclose(told[:, 0], parts.norm(dim=-1).amin(1))
+    twice = likeness(whole, parts[:, :1].repeat(1, 2, 1))
+    assert torch.allclose(twice[:, 2], torch.ones(2), atol=1e-5)

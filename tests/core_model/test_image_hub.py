@@ -29,7 +29,7 @@ from anybind.core_model.encoders.image_hub import (
     view,
 )
 from anybind.core_model.training.eye_noise import EyeNoise, NoiseConfig, load_noise, save_noise
-from anybind.core_model.training.image_hub import Nouns, class_sentences, kinds
+from anybind.core_model.training.image_hub import Nouns, class_sentences, in_bytes, kinds
 from anybind.errors import ModelError, UserError
 
 TINY = LiteConfig(width=0.3, depth=0.7, resolution=32, stem=6, head=20, classes=5)
@@ -130,8 +130,9 @@ def test_file_round_trip_and_wrong_files(tmp_path: Path) -> None:
     config = HubConfig(space="test", views=("whole",), power=1.5)
     named = torch.nn.functional.normalize(torch.randn(3, 8), dim=-1)
     scale = named.abs().amax(1) / 127
+    classes = torch.randn(5, 8)
     tensors = {
-        "classes": torch.randn(5, 8).half(),
+        **in_bytes("classes", "class_scale", classes),
         "kinds": (named / scale[:, None]).round().to(torch.int8),
         "kind_scale": scale.half(),
         "kind_of": torch.tensor([[0, 0], [4, 2]], dtype=torch.int16),
@@ -142,6 +143,7 @@ def test_file_round_trip_and_wrong_files(tmp_path: Path) -> None:
     assert hub.config == config
     assert hub.names == ("a", "b")
     assert torch.allclose(hub.kinds, named, atol=0.01)
+    assert torch.allclose(hub.classes, classes, atol=0.02)
     save_file(tensors, tmp_path / "other.safetensors")
     with pytest.raises(ModelError, match=r"other\.safetensors"):
         load_image_hub(tmp_path / "other.safetensors")

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 
 from anybind.content import AnyPart, Audio, Waveform
+from anybind.core_model.training.caching import about
+from anybind.core_model.training.data.features import NO_CACHE
 from anybind.core_model.training.nano_data.carried import measure
 from anybind.core_model.training.nano_data.pictures import sources_of
 from anybind.core_model.training.nano_data.seen import Row, Seen, fold, joined
@@ -71,7 +73,7 @@ def _sounds(each: int, seed: int) -> Iterator[Made]:
 def through_hub(model: Any, assembly: Any, seen: Seen, hub_file: Path | None = None) -> Seen:
     """Embeddings of pictures from the backbone's features, through mapping and cache.
 
-    Features are [N, D], or with those of the halves [N, 3D]; as `ImageEncoder.embed` does it.
+    Features are those of `nano_data.pictures`, [N, P] or [N, (1 + figures) P]; as `ImageEncoder.embed` does it.
     """
     import torch
 
@@ -80,16 +82,20 @@ def through_hub(model: Any, assembly: Any, seen: Seen, hub_file: Path | None = N
 
     eye = next(c for c in assembly.bundle.encoders if c.use == "image-hub")
     hub = load_image_hub(hub_file or assembly.weight(eye.weights["projection"]))
-    classifier = load_efficientnet(assembly.weight(eye.weights["backbone"])).classifier
+    backbone = load_efficientnet(assembly.weight(eye.weights["backbone"]))
     with torch.inference_mode():
         blocks: list[Any] = []
-        width = classifier.in_features
+        width = backbone.config.pooled
         for block in torch.from_numpy(seen.features).view(len(seen.rows), -1, width).split(1024):
-            whole = block[:, 0]
-            out = hub.embed(whole, classifier(whole))
-            if block.shape[1] == 3 and hub.head is not None:
-                drawn = hub.head(whole).gate > 0.5
-                out = torch.where(drawn, hub.scene(block, classifier(block)), out)
+            embedded = hub.embed(block, backbone.classify(block))
+            out = embedded[:, 0]
+            if hub.head is not None:
+                drawn = hub.head(block[:, 0]).gate[:, 0] > 0.5
+                there = (block[:, 1:].abs().amax(-1) > 0).sum(1)
+                for count in range(2, block.shape[1]):
+                    some = drawn & (there == count)
+                    if bool(some.any()):
+                        out[some] = hub.scene(out[some], embedded[some, 1 : 1 + count])[0]
             blocks.append(out)
     rows = torch.nn.functional.normalize(torch.cat(blocks), dim=-1).numpy()
     if "image" in model.cache_kinds:
@@ -121,11 +127,16 @@ def main() -> None:
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args()
     model = ImageBindLLM.from_bundle(args.bundle)
+
+    def pulled(kind: str) -> str:
+        return about(model.cache, model.cache_kinds) if kind in model.cache_kinds else NO_CACHE
+
     if args.what == "sounds":
         seen = encoded(model, _sounds(args.each, args.seed), report="sounds")
         seen.save(
-            args.out, model.space, [{"package": "audio_events_synth.py", "licence": "Apache-2.0"}]
-        )
+            args.out, model.space, [{"package": "audio_events_synth.py", "licence": "Apache-2.0"}],
+            pulled("audio"),
+        )  # fmt: skip
         print(f"{args.out}: {len(seen.rows)} rows")
         return
     assembly = Assembly(args.bundle)
@@ -146,7 +157,7 @@ def main() -> None:
         p.error("drawings take --pictures")
     seen.carries = measure(seen)
     sources = sources_of(Counter(row.set for row in seen.rows))
-    seen.save(args.out, model.space, sources)
+    seen.save(args.out, model.space, sources, pulled("image"))
     short = {k: {n: v for n, v in d.items() if n != "weights"} for k, d in seen.carries.items()}
     print(json.dumps({"rows": len(seen.rows), "carries": short, "sources": sources}, indent=1))
 

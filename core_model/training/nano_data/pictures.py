@@ -1,10 +1,11 @@
 """Pictures made of labelled drawings, and what the image backbone gives for them.
 
     python -m anybind.core_model.training.nano_data.pictures --archives DIR --world FILE \\
-        --out pictures.safetensors [--views 4] [--pairs 5000] [--halves]
+        --out pictures.safetensors [--views 4] [--pairs 5000] [--figures]
 
 What is kept is the backbone's pooled features, before they are mapped into the joint space, so that
-the mapping can be trained on them (`image_head`) and applied again when it has changed, in seconds.
+the mapping can be trained on them (`image_head`) and applied again when it has changed, in seconds:
+of the whole, and with --figures, where several stand apart, of each of them.
 Only sets that are not held out are read.
 """
 
@@ -33,6 +34,8 @@ Made = tuple[Row, Picture.Image]
 _BATCH = 16
 VIEWS = ("centre", "whole")
 """The views of a picture that the image encoder averages."""
+FIGURES = 3
+"""Of so many figures at most the features are kept."""
 
 
 class Composer:
@@ -119,7 +122,7 @@ def labelled(archives: Path, world: World, names: list[str] | None) -> list[tupl
 
 
 def encoded(eye: Eye, made: Iterator[Made], report: str = "") -> Seen:
-    """What the backbone gives for pictures, as rows [N, D] of any length."""
+    """What the backbone gives for pictures, as rows [N, D]."""
     rows: list[Row] = []
     blocks: list[NDArray[np.float32]] = []
     began = time.time()
@@ -137,8 +140,8 @@ def encoded(eye: Eye, made: Iterator[Made], report: str = "") -> Seen:
 class Eye:
     """The image backbone of a bundle, in bfloat16 (twice as fast, cosines to 0.001)."""
 
-    def __init__(self, bundle: str, *, halves: bool = False) -> None:
-        """`halves` keeps features [3, D] a picture, of the whole and its halves; else [1, D]."""
+    def __init__(self, bundle: str, *, figures: bool = False) -> None:
+        """`figures` keeps the features of figures too."""
         import torch
 
         from anybind.assembly import Assembly
@@ -149,38 +152,43 @@ class Eye:
         backbone = load_efficientnet(assembly.weight(eye.weights["backbone"]))
         self.side = backbone.config.resolution
         self.backbone = backbone.to(torch.bfloat16)
-        self.halves = halves
+        self.most = FIGURES if figures else 0
 
     def __call__(self, batch: list[Made]) -> NDArray[np.float32]:
-        """Pooled features [B, D] or [B, 3D] of pictures.
+        """Pooled features [B, P] of pictures, or [B, (1 + FIGURES) P] of them and their figures from
+        left to right; zeros where there are no figures, or more than FIGURES.
 
-        Groups are seen in both views that the encoder averages at run time, a single thing in one by
-        turns, where halves are not kept: a network that is trained on these finds its way with the
+        Figures and groups are seen in both views that the encoder averages at run time, a single
+        thing as a whole in one by turns: a network that is trained on these finds its way with the
         mean.
         """
         import torch
 
         from anybind.core_model.encoders.efficientnet import pixels
+        from anybind.core_model.encoders.figures import cut_out, figures
         from anybind.core_model.encoders.image_hub import view
 
-        places: list[tuple[int, int]] = []
+        places: list[tuple[int, int, int]] = []
+        """Picture, part of it, and how many views there are of that."""
         seen: list[torch.Tensor] = []
-        shown: list[int] = []
         for at, (row, picture) in enumerate(batch):
-            both = self.halves or row.what in ("pair", "triple")
-            kinds = VIEWS if both else VIEWS[at % 2 : at % 2 + 1]
-            shown.append(len(kinds))
-            parts = [(kind, 0) for kind in kinds]
-            parts += [("first", 1), ("last", 2)] if self.halves else []
-            for kind, part in parts:
-                places.append((at, part))
-                seen.append(pixels(view(picture, kind, self.side, 0.875)))
+            boxes = figures(picture) if self.most else []
+            parts = [cut_out(picture, b) for b in boxes] if 2 <= len(boxes) <= self.most else []
+            for part, shown in enumerate([picture, *parts]):
+                both = part > 0 or row.what in ("pair", "triple")
+                kinds = VIEWS if both else VIEWS[at % 2 : at % 2 + 1]
+                for kind in kinds:
+                    places.append((at, part, len(kinds)))
+                    seen.append(pixels(view(shown, kind, self.side, 0.875)))
+        pooled: list[NDArray[np.float32]] = []
         with torch.inference_mode():
-            stacked = torch.stack(seen).contiguous(memory_format=torch.channels_last).bfloat16()
-            pooled = self.backbone.features(stacked).float().mean((2, 3)).numpy()
-        out = np.zeros((len(batch), 3 if self.halves else 1, pooled.shape[1]), np.float32)
-        for place, row in zip(places, pooled, strict=True):
-            out[place] += row / (shown[place[0]] if place[1] == 0 else 1)
+            for some in torch.stack(seen).split(_BATCH):
+                block = some.contiguous(memory_format=torch.channels_last).bfloat16()
+                pooled.append(self.backbone.pooled(block).float().numpy())
+        rows = np.concatenate(pooled)
+        out = np.zeros((len(batch), 1 + self.most, rows.shape[1]), np.float32)
+        for (at, part, views), row in zip(places, rows, strict=True):
+            out[at, part] += row / views
         return out.reshape(len(batch), -1)
 
 
@@ -199,7 +207,7 @@ def main() -> None:
     p.add_argument("--counts", type=int, default=300)
     p.add_argument("--pairs", type=int, default=5000)
     p.add_argument("--triples", type=int, default=800)
-    p.add_argument("--halves", action="store_true", help="keep the features of the halves too")
+    p.add_argument("--figures", action="store_true", help="keep the features of figures too")
     p.add_argument("--limit", type=int, help="only so many drawings, taken at random")
     p.add_argument("--seed", type=int, default=0)
     args = p.parse_args()
@@ -214,7 +222,7 @@ def main() -> None:
         composer.groups(args.pairs, 2),
         composer.groups(args.triples, 3),
     )
-    seen = encoded(Eye(args.bundle, halves=args.halves), made, report="pictures")
+    seen = encoded(Eye(args.bundle, figures=args.figures), made, report="pictures")
     used = Counter(row.set for row in seen.rows)
     seen.save(args.out, "efficientnet-lite2", sources_of(used))
     print(f"{args.out}: {len(seen.rows)} rows")

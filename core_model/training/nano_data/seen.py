@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anybind.core_model.training.data.features import FORMAT, write_features
+from anybind.core_model.training.data.features import FORMAT, NO_CACHE, write_features
 from anybind.errors import UserError
 
 
@@ -100,19 +100,26 @@ class Seen:
         ]  # fmt: skip
         return cls(rows, features, json.loads(notes.get("carries", "{}")))
 
-    def save(self, path: Path, space: str, sources: list[dict[str, str]]) -> None:
+    def save(
+        self, path: Path, space: str, sources: list[dict[str, str]], cache: str = NO_CACHE
+    ) -> None:
         """Write both files.
 
         Args:
             path: The .safetensors.
             space: Joint space of the embeddings.
             sources: Package, author and licence of every set that went in.
+            cache: The retrieval cache that the embeddings went through (`caching.about`).
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         raw = path.with_suffix(".rows")
         raw.write_bytes(self.features.astype("<f2").tobytes())
         keys = [f"{path.stem}/{r.number:06d}" for r in self.rows]
-        notes = {"carries": json.dumps(self.carries), "sources": json.dumps(sources)}
+        notes = {
+            "carries": json.dumps(self.carries),
+            "sources": json.dumps(sources),
+            "cache": cache,
+        }
         try:
             write_features(path, raw, self.features.shape[1], keys, space, notes)
         finally:
@@ -134,9 +141,12 @@ class Seen:
 
 
 FOLDS = (
-    ("noto", "twemoji", "icon-park", "ph", "healthicons"),
-    ("noto-v1", "fluent-emoji-flat", "emojione", "flat-color-icons", "mdi", "meteocons"),
-)
+    ("noto", "twemoji", "emojione", "icon-park", "flat-ui", "ph", "tabler", "healthicons"),
+    (
+        "noto-v1", "fluent-emoji-flat", "fluent-emoji", "fluent-emoji-high-contrast",
+        "flat-color-icons", "mdi", "lucide", "meteocons",
+    ),
+)  # fmt: skip
 """Two halves of the sets of drawings that know much the same things."""
 
 
