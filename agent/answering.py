@@ -11,7 +11,7 @@ from anybind.agent.limits import Limits
 from anybind.agent.presence import present
 from anybind.agent.reply import ToolCall
 from anybind.agent.runtime import Runtime
-from anybind.agent.state import CONFIDENT, TurnState, keep, made_by, warn
+from anybind.agent.state import TurnState, keep, made_by, warn
 from anybind.agent.wording import wish
 from anybind.content import Boxes, Image, Text
 from anybind.contracts import Delta, Message
@@ -153,9 +153,9 @@ def _wanted(runtime: Runtime, state: TurnState) -> str | None:
     Speech says it itself; a request without attachments says it unless it only points back
     ("draw it").
     """
-    notes = [n for n in state.notes if n.confidence >= CONFIDENT]
-    told = {source for n in notes for source in n.sources}
-    if notes and all(part.name in told for part, _ in state.mixed):
+    told = state.told()
+    notes = [n for n in state.notes if told.intersection(n.sources)]
+    if told and all(part.name in told for part, _ in state.mixed):
         return " ".join(n.text.partition(":")[2].strip() for n in notes)
     if state.attached:
         return None

@@ -13,7 +13,7 @@ from anybind.agent.attachments import ask_experts, take_attachments
 from anybind.agent.events import Conditioned, Event
 from anybind.agent.limits import Limits
 from anybind.agent.runtime import Runtime
-from anybind.agent.state import CONFIDENT, TurnState
+from anybind.agent.state import TurnState
 from anybind.agent.tool_steps import use_tools
 from anybind.content import AnyPart
 from anybind.errors import UserError
@@ -46,7 +46,7 @@ def _condition(runtime: Runtime, state: TurnState) -> Iterator[Event]:
     model = runtime.model
     weighted: list[tuple[AnyPart, float]] = []
     if state.attached:
-        told = {s for n in state.notes if n.confidence >= CONFIDENT for s in n.sources}
+        told = state.told()
         for part, weight in zip(state.attached, state.request.weights, strict=True):
             # What an expert has put into words is in the prompt already; mixing in the sound of a
             # voice as well would only blur the picture.

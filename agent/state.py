@@ -14,7 +14,7 @@ from anybind.content import AnyPart, Box, Embedding, Provenance
 from anybind.contracts import Note, Sampling
 
 CONFIDENT = 0.3
-"""A note this sure stands for its part: the part's own embedding is then left out of the mix."""
+"""A note this sure may stand for its part: the part's own embedding is then left out of the mix."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,11 @@ class TurnState:
     nouns: tuple[NounFound, ...] = ()
     boxes: tuple[Box, ...] = ()
     warnings: list[str] = field(default_factory=list[str])
+
+    def told(self) -> set[str]:
+        """Names of the parts that a note of an expert stands for."""
+        sure = [n for n in self.notes if n.replaces and n.confidence >= CONFIDENT]
+        return {source for note in sure for source in note.sources}
 
     def reply(self) -> Reply:
         """The reply as far as it has come."""

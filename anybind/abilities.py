@@ -124,6 +124,8 @@ class Note:
     sources: tuple[str, ...] = ()
     """Artifact names of the parts it looked at."""
     parts: tuple[AnyPart, ...] = ()
+    replaces: bool = True
+    """Whether it says all that its sources say, as a transcript does: they are not mixed in then."""
 
 
 @runtime_checkable

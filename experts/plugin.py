@@ -27,9 +27,21 @@ def _grounding(build: Build) -> Any:
     return dense_grounding.build(build)
 
 
+def _objects(build: Build) -> Any:
+    from anybind.experts import objects
+
+    return objects.build(build)
+
+
+def _sounds(build: Build) -> Any:
+    from anybind.experts import sounds
+
+    return sounds.build(build)
+
+
 @hookimpl
 def register_experts() -> Iterable[ExpertSpec]:
-    """Speech-to-text, noun phrases, dense grounding."""
+    """Speech-to-text, things in drawings, sounds, noun phrases, dense grounding."""
     return [
         ExpertSpec(
             name="whisper",
@@ -39,6 +51,26 @@ def register_experts() -> Iterable[ExpertSpec]:
             extra="speech",
             weights=("whisper",),
             footprint=150 << 20,
+            role="context",
+        ),
+        ExpertSpec(
+            name="objects",
+            description="Names for the things of a drawing; they become context.",
+            factory=_objects,
+            needs=("torch", "cv2"),
+            extra="model",
+            weights=("backbone", "projection"),
+            footprint=0,
+            role="context",
+        ),
+        ExpertSpec(
+            name="sound-events",
+            description="The nearest word to a sound; it becomes context.",
+            factory=_sounds,
+            needs=("torch",),
+            extra="model",
+            weights=("words",),
+            footprint=0,
             role="context",
         ),
         ExpertSpec(

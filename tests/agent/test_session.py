@@ -25,10 +25,11 @@ from anybind.agent.events import (
     TurnFinished,
     TurnStarted,
 )
-from anybind.content import Embedding, Image
+from anybind.content import AnyPart, Embedding, Image
+from anybind.contracts import Note
 from anybind.core_model import mixing
 from anybind.errors import UserError
-from tests.fakes import FakeRuntime, echo, picture
+from tests.fakes import FakeRuntime, Heard, echo, picture
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -106,6 +107,21 @@ def test_what_was_said_reaches_the_prompt_and_the_sound_leaves_the_mix(
     assert "transcript: hello" in session.runtime.language.prompts[-1]
     assert len(session.turns[-1].condition) == 1
     assert session.turns[-1].condition[0][0].startswith("image/")
+
+
+def test_a_note_beside_its_part_leaves_the_part_in_the_mix(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Named(Heard):
+        def look(self, part: AnyPart, request: str) -> Note | None:
+            return Note(self.name, "sounds like: a dog", 0.9, (part.name,), replaces=False)
+
+    monkeypatch.setattr(
+        session.runtime, "context_experts", lambda kind: [Named()] if kind == "audio" else []
+    )
+    session.ask("What is this?", wav(tmp_path / "a.wav"), picture())
+    assert "sounds like: a dog" in session.runtime.language.prompts[-1]
+    assert len(session.turns[-1].condition) == 2
 
 
 def test_a_follow_up_goes_on_with_the_last_condition(session: Session) -> None:

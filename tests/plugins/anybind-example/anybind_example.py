@@ -66,7 +66,9 @@ class ColourExpert:
     def look(self, part: AnyPart, request: str) -> Note | None:
         found = colours(part, self.at_least) if isinstance(part, Image) else []
         text = f"main colours: {', '.join(found)}"
-        return Note(self.name, text, confidence=0.4, sources=(part.name,)) if found else None
+        # The colours are said beside the picture, not in its place.
+        note = Note(self.name, text, confidence=0.4, sources=(part.name,), replaces=False)
+        return note if found else None
 
     def close(self) -> None:
         pass
