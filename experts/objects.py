@@ -60,11 +60,11 @@ class ObjectExpert:
         rows = torch.stack([p.embedding for p in found])
         best = (F.normalize(rows, dim=-1) @ self._rows.T).argmax(1)
         words = list(dict.fromkeys(self._words[int(at)] for at in best))
-        sure = rows.norm(dim=-1)
+        sure = float(torch.linalg.vector_norm(rows, dim=-1).min())
         return Note(
             expert=self.name,
             text="recognized objects: " + listed([with_article(w) for w in words]),
-            confidence=float(sure.min().clamp(0, 1)),
+            confidence=min(sure, 1.0),
             sources=(part.name,) if part.name else (),
             replaces=False,
         )
