@@ -31,22 +31,45 @@ _COMMANDS = frozenset(
     rid act pretend favour favor hey hi hello scan hunt look highlight paint shade tint trace follow
     select pick overlay emphasise emphasize morph turn change convert transform substitute exchange
     trade barter sub swop zap lay idea clue chance favor bit mess finger place put insert eye guess thing
-    stuff help tint overlay lord god heaven training data sake hand coordinates coordinate rectangle marker put insert help precise bounding lasso layer cover square made cut-out""".split()
+    stuff help tint overlay lord god heaven training data sake hand coordinates coordinate rectangle marker put insert help precise bounding lasso matte layer cover square made cut-out""".split()
 )
+# Commands that are things behind another noun: a price tag, a key ring.
+_THINGS_TOO = frozenset("tag ring frame hand finger marker cover square layer".split())
+# What is made of a thing: a blue overlay on it, a soft tint over it.
+_MADE = frozenset("mask outline overlay tint layer shade highlight box frame cut-out matte".split())
+_MADE_OF = re.compile(r"\s+(?:over|on|onto|across|around|round|along|of|for)\b")
+# Nouns that only lead to the thing: "any sign of a cat", "the border of the rug".
+_LEADING = frozenset("sign sight trace glimpse presence border label rim bounds limits x y".split())
+_LEADS = re.compile(r"\s+(?:of|for)\b")
+# Verbs that a tagger takes for the last word of a phrase: "a hedgehog hiding".
+_STANDS = frozenset("hiding occupy occupies sit sits sitting lurking showing".split())
+_STANDS_IN = re.compile(r"\s+(?:in for|there|instead|in place|in the (?:place|stead))\b")
 _ASKING = frozenset("which what whose any some every each".split())
 # Behind an order comes what it is to be done to.
 _OBJECT_NEXT = re.compile(
     r"\s+(?:an?|the|my|our|your|his|her|that|this|these|those|all|every)\s+\w"
 )
-# "the beer can on the piano": no verb follows, so it is none itself.
-_CONTAINER = re.compile(
-    r"\s+can(?=\s*(?:$|[.,!?;])|\s+(?:on|in|at|under|from|with|by|off|out|next)\b)"
+# "the beer can on the piano", "the price tag": no verb follows, so it is part of the name, which a
+# tagger may have missed.
+_COMPOUND = re.compile(
+    r"\s+(can|bear|tag|cover|case|stick|brush|saw|rack|light|plant|watch|board|pump|bowl)"
+    r"(?=\s*(?:$|[.,!?;])|\s+(?:on|in|at|under|from|with|by|off|out|next)\b)"
 )
 # A noun before these is who wishes, says or needs something.
 _WISHES = re.compile(
     r"\s+(?:(?:really|just|also|always)\s+)?(?:wants?|needs?|says?|said|asks?|asked|thinks?|claims?|insists?"
     r"|hates?|likes?|loves?|prefers?|would like|would love|wishes|tells?|told|hopes?|swears?|keeps?|sees?"
-    r"|bets?|gets?|knows?|(?:must|has to|have to|should|needs to|wants to) (?:see|know|find|find out))\b",
+    r"|bets?|gets?|knows?|lost|dropped|forgot|misplaced|(?:must|has to|have to|should|needs to|wants to) (?:see|know|find|find out))\b",
+    re.IGNORECASE,
+)
+# So is a noun between these who is helped or told.
+_HELPED = re.compile(
+    r"\b(?:help|give|tell|send|hand)\s+(?:(?:the|my|our|his|her)\s+)?$", re.IGNORECASE
+)
+_HELPED_TO = re.compile(r"\s+(?:to\s+)?(?:find|spot|see|locate|the|where)\b")
+_WHERE = re.compile(
+    r"\bwhere(?:abouts)?\s+(?:(?:is|are|did|does|would|could|might|has|have)\s+)?(?:the|my|our|his|her)\s+"
+    r"((?:[\w-]+\s+){0,2}?[\w-]+)\s+(?:is|are|was|be|went|go|got|gone|has|have|could|might|may)\b",
     re.IGNORECASE,
 )
 _PURPOSE = re.compile(
@@ -72,10 +95,26 @@ _IN_FOR = re.compile(
 )
 # What is named before these is the new thing, what comes after them the old one.
 _SWAPPED = re.compile(
-    r"\b(?:instead of|in (?:the )?(?:place|stead|lieu|spot) of|rather than|than|to replace"
+    r"\b(?:(?:stand|step|fill)s? in for|instead of|in (?:the )?(?:place|stead|lieu|spot) of|rather than|than|to replace"
     r"|as a replacement for|where(?=.*\b(?:is|are|was|were|stands|sits)\b))\b",
     re.IGNORECASE,
 )
+
+
+# "In the cat's stead" is "in place of the cat".
+_STEAD = re.compile(
+    r"\bin (the|my|our|his|her) ([\w ]+?)(?:'s|s') (?:stead|place)\b", re.IGNORECASE
+)
+# "Out with the old, in with the new".
+_OUT_IN = re.compile(
+    r"\b(?:out|away|down) with\b(.+?)[,;.]?\s+(?:and\s+)?(?:in with|up with|hello)\b(.+)$",
+    re.IGNORECASE,
+)
+_MAKE_A = re.compile(
+    r"^make\s+((?:the|that|this|my|our|his|her|those|these)\s+.+?)\s+(an?\s+[\w\s-]+)$",
+    re.IGNORECASE,
+)
+_CLAUSES = re.compile(r"[,;:.?!]\s+")
 
 
 def candidates(
@@ -158,20 +197,36 @@ def _things(text: str, nouns: NounExpert | None) -> list[str]:
     bare = _NAMED.sub("it", text)
     main: list[str] = []
     aside: list[str] = []
+    led = False
     for noun in nouns.nouns(bare):
         start, end = noun.span
         words = noun.head.split()
         while words and (words[0] in _COMMANDS or words[0] in _ASKING):
             words = words[1:]
-        while words and words[-1] in _COMMANDS:
+        last = words[-1] if words else ""
+        if len(words) > 1 and (
+            last in _STANDS or (last in ("stand", "step", "fill") and _STANDS_IN.match(bare[end:]))
+        ):
             words = words[:-1]
+        if last in _MADE and _MADE_OF.match(bare[end:]):
+            continue
+        while words and words[-1] in _COMMANDS and not (words[1:] and words[-1] in _THINGS_TOO):
+            words = words[:-1]
+        if words and words[-1] in _LEADING and _LEADS.match(bare[end:]):
+            led = True
+            continue
         if not words or words[-1] in NOT_THINGS or words[-1] in _THE_PICTURE:
             continue
         if not bare[:start].strip(" ,.!?") and len(words) == 1 and _OBJECT_NEXT.match(bare[end:]):
             continue  # "Zap the spot": an order, whatever the tagger says
-        if _CONTAINER.match(bare[end:]):
-            words.append("can")
-        behind = bool(_WISHES.match(bare[end:]) or _PURPOSE.search(bare[:start]))
+        if missed := _COMPOUND.match(bare[end:]):
+            words.append(missed[1])
+        behind = bool(
+            _WISHES.match(bare[end:])
+            or (_PURPOSE.search(bare[:start]) and not led)
+            or (_HELPED.search(bare[:start]) and _HELPED_TO.match(bare[end:]))
+        )
+        led = False
         (aside if behind or _PLACE.search(bare[:start]) else main).append(
             " ".join(words).replace(",", "")
         )
@@ -188,13 +243,19 @@ def _text(parameter: Parameter, piece: str, things: Sequence[str], guided: bool)
     numbers = _NUMBER.findall(_NAMED.sub("", piece))
     if parameter.name == "box" and len(numbers) >= 4:
         return [f"[{', '.join(numbers[:4])}]"]
-    # A thing: prefer the nouns of the piece; without any, any run of its words.
+    # A thing: prefer the nouns of the piece; without any, any run of its words. Where it is asked
+    # where something is, that is the thing, also if the tagger saw less of it.
+    asked = _WHERE.search(piece)
+    if asked and (not things or things[0].split()[0] in asked[1].lower().split()):
+        return list(dict.fromkeys([asked[1].lower(), *things]))
     return list(things) or piece.replace(",", "")
 
 
 def _one_of_two(index: int, piece: str, things: Sequence[str]) -> list[str] | str:
     """Two text arguments, as in "replace A with B": A from before the link word, B from behind."""
-    text = plain(piece)
+    text = _STEAD.sub(r"in place of \1 \2", plain(piece))
+    if pair := _OUT_IN.search(text) or _MAKE_A.match(text):
+        return _side(pair[1 + index].lower(), things) or piece
     swapped = _SWAPPED.search(text)
     link = swapped or _WITH.search(text)
     if _IN_FOR.match(text) and (given := re.search(r"\bfor\b", text)):
@@ -209,8 +270,17 @@ def _one_of_two(index: int, piece: str, things: Sequence[str]) -> list[str] | st
         return own[index : index + 1] or list(things) or piece.replace(",", "")
     # "a dog in place of the cat" names the new thing first.
     inside = sides[index] if not swapped else sides[1 - index]
-    own = [t for t in things if _in(t, inside)]
-    return own[:1] or re.sub(r"^\W*(?:an?|the)\s+", "", inside).replace(",", "").strip() or piece
+    # "Our mascot is a bear, so the lion has to become one": what is near the link word counts.
+    near = [c for c in _CLAUSES.split(inside) if any(_in(t, c) for t in things)]
+    first = index == (1 if swapped else 0)
+    return _side(near[-1] if near and first else inside, things) or piece
+
+
+def _side(text: str, things: Sequence[str]) -> list[str] | str:
+    """The first of the things that a part of the request names, or else its words."""
+    own = [t for t in things if _in(t, text)]
+    bare = re.sub(r"^\W*(?:an?|the|that|this|my|our|his|her)\s+", "", text)
+    return own[:1] or bare.replace(",", "").strip()
 
 
 def _in(thing: str, text: str) -> bool:

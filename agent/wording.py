@@ -11,6 +11,7 @@ _FILE = re.compile(r"[a-z]+/[0-9a-f]{8}\.[a-z0-9]{1,5}")
 _FRONT = re.compile(
     r"^(?:(?:hi|hey|hello|please|kindly|now|then|also|next|first|finally|ok|okay|so)\b[,!.:]?\s+"
     r"|would you mind(?: helping me)?[?.,]\s*|for (?:the|my|a) \w+, "
+    r"|for (?:the|my|our|a) (?:\w+ ){1,3}(?=(?:i|we) (?:want|need|would|thought|imagine|had)\b)"
     r"|(?:can|could|would|will) you (?:please |kindly )?(?=\w)|can i ask you to |may i ask you to "
     r"|(?:i want|i need|i'd like|i would like|i'd love|i wish|my \w+ wants?|i am asking) "
     r"(?:you (?:to|would) |me to )"
@@ -22,7 +23,8 @@ _FRONT = re.compile(
     re.IGNORECASE,
 )
 _BACK = re.compile(
-    r"(?:[\s,]+(?:please|pls|thanks|thank you|for me|if you can|now|will you|would you))$",
+    r"(?:[\s,]+(?:please|pls|thanks|thank you|for me|if you can|now"
+    r"|(?:will|would|could|can|won't|wouldn't|can't|couldn't) you))$",
     re.IGNORECASE,
 )
 _DO = (
@@ -37,11 +39,13 @@ _VERB = re.compile(
 )
 _WANT = re.compile(
     r"^(?:(?:i(?: really| just| also)?|we|she|he|they) "
-    r"(?:wants?|needs?|wish(?:es)? for|imagine|picture|fancy|am after|(?:can )?see before me)"
+    r"(?:wants?|needs?|wish(?:es)? for|imagine|picture|fancy|(?:thought|think|was thinking|had thought) of|am after|(?:can )?see before me)"
     r"(?: to (?:see|have))?:?"
     r"|(?:i'd|we'd|i would|we would|would) (?:really )?(?:like|love|give anything for)(?: to (?:see|have))?"
     r"|i(?:'m| am|'ve been| have been) (?:dreaming|thinking|looking|longing) (?:of|for|about)"
     r"|(?:have you )?ever seen|let (?:me|us) (?:see|have)|(?:can|could|may) (?:i|we) (?:see|have|get)"
+    r"|(?:something|anything) (?:with|of|showing|like|about)"
+    r"|fill (?:this|that|the|my|our) (?:[\w'-]+ ){0,2}(?:page|canvas|sheet|wall|screen|frame) with"
     r"|how about|what about|give me|get me|show me (?:how|what)|(?:what|how) (?:would|might|could|does|will)"
     r"|what(?=.*\blook\b)|there (?:is|was|should be|must be)"
     r"|(?:the|my|our|this|tonight's) (?:[\w'-]+ ){1,3}(?:needs|wants|could do with|is about|has|calls for"
@@ -84,7 +88,7 @@ _BACKWARD = re.compile(
 _SENTENCE = re.compile(r"(?<=[.?!;])\s+(?=\w)")
 _TAIL = re.compile(
     r"\s+(?:and (?:draw|show|paint) (?:it|that|me)|(?:(?:could|would|might) )?look(?: like)?|would make my day"
-    r"|on canvas|on(?:to)? paper)$",
+    r"|on canvas|on(?:to)? paper|in it)$",
     re.IGNORECASE,
 )
 
@@ -144,6 +148,8 @@ def wish(piece: str) -> str:
     sentences = [s for s in _SENTENCE.split(piece.strip()) if re.search(r"\w", s)] or [piece]
     found = [_wish(s) for s in sentences]
     told = [(w, freed) for w, freed in found if not _BACKWARD.search(w)]
+    if any(" " in w for w, _ in told):  # "Art, please! A fox playing the cello."
+        told = [(w, freed) for w, freed in told if " " in w]
     asking = [w for w, freed in told if freed]
     return (asking or [w for w, _ in told] or [w for w, _ in found])[-1 if asking else 0]
 
