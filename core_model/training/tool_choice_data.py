@@ -19,9 +19,11 @@ from anybind.core_model.training.toolchat import HERE, Protocol, ToolChat, held_
 from anybind.core_model.training.toolchat_making import Maker
 from anybind.errors import UserError
 
-OWN, STRANGERS, TALK, UNLIKE = (
-    HERE / f"tool_choice_{name}.txt" for name in ("requests", "strangers", "talk", "unlike")
+OWN, STRANGERS, TALK = (
+    HERE / f"tool_choice_{name}.txt" for name in ("requests", "strangers", "talk")
 )
+UNLIKE = tuple(sorted(HERE.glob("tool_choice_unlike*.txt")))
+"""Requests written by hand, in several files."""
 NO_TOOL = "(none)"
 """Begins the requests of `UNLIKE` that want no tool."""
 _CHOICE = re.compile(r"\(([^()]*)\)")
@@ -161,19 +163,20 @@ def by_hand(tools: Mapping[str, ToolWords]) -> list[Asked]:
     """Requests written one by one, in words unlike the patterns, each as it stands.
 
     Raises:
-        UserError: the list names a tool that is in none of the others, or says something twice.
+        UserError: a list names a tool that is in none of the others, or something is said twice.
     """
     out: dict[str, Asked] = {}
-    tool: str | None = None
-    for number, line in enumerate(_lines(UNLIKE), 1):
-        if line.startswith("# "):
-            tool = line[2:].strip()
-            if tool != NO_TOOL and tool not in tools:
-                raise UserError(f"{UNLIKE.name}, {number}: there is no tool {tool!r}.")
-        elif tool is None or line in out:
-            raise UserError(f"{UNLIKE.name}, {number}: {line!r} has no tool or is there twice.")
-        else:
-            out[line] = Asked(line, "" if tool == NO_TOOL else tool, line, by_hand=True)
+    for path in UNLIKE:
+        tool: str | None = None
+        for number, line in enumerate(_lines(path), 1):
+            if line.startswith("# "):
+                tool = line[2:].strip()
+                if tool != NO_TOOL and tool not in tools:
+                    raise UserError(f"{path.name}, {number}: there is no tool {tool!r}.")
+            elif tool is None or line in out:
+                raise UserError(f"{path.name}, {number}: {line!r} has no tool or is there twice.")
+            else:
+                out[line] = Asked(line, "" if tool == NO_TOOL else tool, line, by_hand=True)
     return list(out.values())
 
 
