@@ -8,6 +8,7 @@ to add to the embedding and says nothing.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -60,7 +61,7 @@ class ObjectExpert:
         rows = torch.stack([p.embedding for p in found])
         best = (F.normalize(rows, dim=-1) @ self._rows.T).argmax(1)
         words = list(dict.fromkeys(self._words[int(at)] for at in best))
-        sure = float(torch.linalg.vector_norm(rows, dim=-1).min())
+        sure = min(math.sqrt(float((row * row).sum())) for row in rows)
         return Note(
             expert=self.name,
             text="recognized objects: " + listed([with_article(w) for w in words]),
