@@ -166,7 +166,8 @@ def test_a_point_encoder_from_a_file_of_its_own(model: Path, tmp_path: Path) -> 
     both = ImageBindEncoder(six, point=point, settings=TINY_SETTINGS)
     assert "point" in both.modalities
     wanted = ImageBindEncoder(model, settings=TINY_SETTINGS).encode(parts).unit
-    assert np.array_equal(both.encode(parts).unit, wanted)
+    # Not bit for bit: how tensors lie in memory decides the order of some sums.
+    np.testing.assert_allclose(both.encode(parts).unit, wanted, rtol=0, atol=1e-6)
     with pytest.raises(ModelError, match="holds no point encoder"):
         ImageBindEncoder(model, point=six, settings=TINY_SETTINGS)
     wider = {k: torch.cat((v, v[:1])) if k == "modality_heads.point.2.weight" else v
