@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anybind.core_model.encoders.figures import Box, cut_out, figures
+from anybind.core_model.encoders.image_hub import MOST_FIGURES
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
@@ -23,8 +24,6 @@ _HALF = 0.05
 """Share of the things at which a phrase is as likely there as not."""
 _FROM, _FULL = 0.65, 0.9
 """Cosines of phrase and thing between which a thing begins to count, and counts in full."""
-_MOST = 6
-"""Of more figures none is looked at by itself."""
 
 
 class Drawn(NamedTuple):
@@ -50,7 +49,7 @@ def drawn(eye: ImageEncoder, picture: PILImage, phrases: Tensor) -> Drawn | None
     logits = [whole.logits]
     if len(found) == 1:
         boxes = found
-    elif 2 <= len(found) <= _MOST:
+    elif 2 <= len(found) <= MOST_FIGURES:
         logits.append(head(eye.features([cut_out(picture, box) for box in found])).logits)
         boxes += found
     shares = torch.cat(logits).softmax(-1)
