@@ -30,16 +30,26 @@ _COMMANDS = frozenset(
     search circle ring tag spot whereabouts whereabout strip purge clear drop kill discard ditch lose
     rid act pretend favour favor hey hi hello scan hunt look highlight paint shade tint trace follow
     select pick overlay emphasise emphasize morph turn change convert transform substitute exchange
-    trade barter sub swop zap lay idea clue chance favor bit mess finger place put insert eye guess thing
-    stuff help tint overlay lord god heaven training data sake hand coordinates coordinate rectangle marker put insert help precise bounding lasso matte layer cover square made cut-out""".split()
+    trade barter sub swop zap lay idea clue chance bit mess guess thing stuff put insert help coordinates
+    coordinate precise lasso matte layer cover square made cut-out""".split()
 )
 # Commands that are things behind another noun: a price tag, a key ring.
-_THINGS_TOO = frozenset("tag ring frame hand finger marker cover square layer".split())
+_THINGS_TOO = frozenset("tag ring frame cover square layer".split())
+# Ways of speaking whose nouns are nothing in a picture.
+_IDIOMS = re.compile(
+    r"\b(?:(?:give|lend) (?:me|us) a hand|(?:keep|lay|set|clap|get) (?:an?|my|your) eyes? on|(?:keep|lay|set|clap) eyes on"
+    r"|(?:put|lay) (?:a|your|my) finger on|for (?:\w+'s|\w+) sake|(?:good|oh|dear|my) (?:god|lord|heavens)"
+    r"|(?:as |for )?training data)\b",
+    re.IGNORECASE,
+)
 # What is made of a thing: a blue overlay on it, a soft tint over it.
-_MADE = frozenset("mask outline overlay tint layer shade highlight box frame cut-out matte".split())
+_MADE = frozenset(
+    "mask outline overlay tint layer shade highlight box frame cut-out matte marker rectangle".split()
+)
 _MADE_OF = re.compile(r"\s+(?:over|on|onto|across|around|round|along|of|for)\b")
 # Nouns that only lead to the thing: "any sign of a cat", "the border of the rug".
 _LEADING = frozenset("sign sight trace glimpse presence border label rim bounds limits x y".split())
+_OF_ITS_OWN = re.compile(r"(?:the|my|our|your|his|her|their|this|that)\s", re.IGNORECASE)
 _LEADS = re.compile(r"\s+(?:of|for)\b")
 # Verbs that a tagger takes for the last word of a phrase: "a hedgehog hiding".
 _STANDS = frozenset("hiding occupy occupies sit sits sitting lurking showing".split())
@@ -194,9 +204,10 @@ def _things(text: str, nouns: NounExpert | None) -> list[str]:
     """
     if nouns is None:
         return []
-    bare = _NAMED.sub("it", text)
+    bare = _IDIOMS.sub("", _NAMED.sub("it", text))
     main: list[str] = []
     aside: list[str] = []
+    spare: list[str] = []
     led = False
     for noun in nouns.nouns(bare):
         start, end = noun.span
@@ -215,6 +226,8 @@ def _things(text: str, nouns: NounExpert | None) -> list[str]:
         if words and words[-1] in _LEADING and _LEADS.match(bare[end:]):
             led = True
             continue
+        if not words and _OF_ITS_OWN.match(noun.text):
+            spare.append(noun.head.split()[-1])
         if not words or words[-1] in NOT_THINGS or words[-1] in _THE_PICTURE:
             continue
         if not bare[:start].strip(" ,.!?") and len(words) == 1 and _OBJECT_NEXT.match(bare[end:]):
@@ -230,7 +243,9 @@ def _things(text: str, nouns: NounExpert | None) -> list[str]:
         (aside if behind or _PLACE.search(bare[:start]) else main).append(
             " ".join(words).replace(",", "")
         )
-    return list(dict.fromkeys(main + aside))
+    # "Find the frame": what mostly is work is the thing where nothing else is.
+    found = main + aside or [s for s in spare if s not in NOT_THINGS and s not in _THE_PICTURE]
+    return list(dict.fromkeys(found))
 
 
 def _text(parameter: Parameter, piece: str, things: Sequence[str], guided: bool) -> list[str] | str:

@@ -1,7 +1,7 @@
 """Says what a sound is of, among sounds that it has words for; what it says becomes context.
 
 The encoder of sounds knows more than a small decoder reads out of its embedding: of recordings that
-neither has heard, the nearest word is right half as often again as the answer (docs/nano.md). Where no
+neither has heard, the nearest word is right half as often again as its answer (docs/sounds.md). Where no
 word is near, as with a voice, it says nothing.
 """
 
