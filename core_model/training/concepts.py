@@ -1,19 +1,14 @@
-"""Concepts: the nouns that the bind network learns to say, from WordNet.
+"""Everyday words for the nouns that the bind network learns to say, from WordNet.
 
-A concept has a name, synonyms, a gloss and, where people would use one, a basic-level word above
-it (dog for beagle). Answers say the basic word first and the precise one second, so that a wrong
-breed still leaves a right animal.
+Where people would use one, a noun has a basic-level word above it (dog for beagle). Answers say the
+basic word first and the precise one second, so that a wrong breed still leaves a right animal.
 
-Source: WordNet 3.0 (WordNet licence), read from its dict folder by NLTK. The ImageNet class list
-is the one in timm (Apache-2.0).
+Source: WordNet 3.0 (WordNet licence), read from its dict folder by NLTK.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,23 +44,6 @@ mountain:mountain.n.01 boat:sailing_vessel.n.01 person:person.n.01 dinosaur:dino
 rose:rose.n.01 tomato:tomato.n.01 potato:potato.n.01 onion:onion.n.03 bean:bean.n.01 mug:mug.n.04 jar:jar.n.01
 sunglasses:sunglasses.n.01 helmet:helmet.n.02 pen:pen.n.01 pencil:pencil.n.01 wheel:wheel.n.01
 """
-
-
-@dataclass(frozen=True)
-class Concept:
-    """One thing that a picture or a text can be of."""
-
-    synset: str
-    """WordNet 3.0 noun offset as ImageNet writes it, "n02123045"."""
-    name: str
-    """The first lemma, spaces for underscores."""
-    names: tuple[str, ...]
-    """All lemmas."""
-    basic: str
-    """Basic-level word, "" if there is none above it."""
-    gloss: str
-    count: int
-    """How often WordNet's tagged corpora use the sense; a measure of how common it is."""
 
 
 def basic_level(reader: Any) -> dict[str, str]:
@@ -123,27 +101,3 @@ def wordnet(dict_folder: Path) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The multilingual functions", UserWarning)
         return Reader(str(dict_folder), omw_reader=None)
-
-
-def concepts(reader: Any, offsets: Iterable[str]) -> list[Concept]:
-    """The concepts of ImageNet-style offset ids, in order."""
-    anchors = basic_level(reader)
-    out: list[Concept] = []
-    for offset in offsets:
-        synset = reader.synset_from_pos_and_offset("n", int(offset[1:]))
-        names = tuple(str(lemma.name()).replace("_", " ") for lemma in synset.lemmas())
-        count = sum(int(lemma.count()) for lemma in synset.lemmas())
-        basic = nearest_basic(synset, anchors)
-        out.append(Concept(offset, names[0], names, basic, str(synset.definition()), count))
-    return out
-
-
-def save(items: Iterable[Concept], path: Path) -> None:
-    """Write concepts as JSON lines."""
-    path.write_text("".join(json.dumps(asdict(c)) + "\n" for c in items), encoding="utf-8")
-
-
-def load(path: Path) -> list[Concept]:
-    """Read what `save` wrote."""
-    rows = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return [Concept(**{**row, "names": tuple(row["names"])}) for row in rows]
