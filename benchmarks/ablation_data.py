@@ -39,7 +39,11 @@ from anybind.errors import UserError
 Rows = NDArray[np.float32]
 Embed = Callable[[list[str]], Rows]
 """Texts to unit rows [N, C]."""
+Record = tuple[str, dict[str, Any], str, Rows]
+"""A line, what it says, what is said of the thing, and its embedding [C]."""
 THINGS, ROWS, DRAWINGS = 0.06, 0.04, 0.08
+MOST_OF_A_THING = 30
+"""Rows that one thing may have, where things are chosen: there are 600 of dogs."""
 SAME = 0.955
 _SAYS = re.compile(r"(?:The (?:picture|photo) shows|This is|I see) (.+)\.", re.DOTALL)
 
@@ -100,8 +104,8 @@ def bucket(text: str) -> float:
 
 
 def split(
-    data: Path, out: Path, embed: Embed, *, each: int = 200, eye_noise: Path | None = None,
-    say: Callable[[str], None] = print,
+    data: Path, out: Path, embed: Embed, *, each: int = 200, things: int = 0,
+    eye_noise: Path | None = None, say: Callable[[str], None] = print,
 ) -> Split:  # fmt: skip
     """Write `out/train.jsonl` and give everything held out.
 
@@ -111,6 +115,7 @@ def split(
         out: Where the training rows go.
         embed: The text encoder of the space.
         each: Most of each set.
+        things: How many things, those that most captions show; 0 for all.
         eye_noise: Statistics of the eye, for `eye`.
         say: Told of what is left out for want of files.
 
@@ -121,13 +126,15 @@ def split(
     captions = data / "caption.jsonl"
     if not captions.is_file():
         raise UserError(f"There is no {captions}; docs/nano-data.md makes it.")
-    records: list[tuple[str, dict[str, Any], str, Rows]] = []
+    records: list[Record] = []
     for line in captions.read_text("utf-8").splitlines():
         record = json.loads(line)
         said = said_in(record["messages"][-1]["content"])
         row = file.find(record["attachments"][0]) if said and record.get("attachments") else None
         if row is not None:
             records.append((line, record, said, row))
+    if things:
+        records = _commonest(records, things)
     seen, words = _read(data, "drawings", say), _world(data)
     drawn = [] if seen is None or words is None else _drawings(seen, words)
     near = _near([r[3] for r in records], seen, [row for row, _ in drawn])
@@ -170,6 +177,20 @@ def split(
         out / "train.jsonl", data / "features.safetensors", file.space, len(train), digest,
         np.stack([r[3] for r in train]), {n: s for n, s in sets.items() if len(s)},
     )  # fmt: skip
+
+
+def _commonest(records: Sequence[Record], things: int) -> list[Record]:
+    """The records of the things that most of them show, so many of each at most, by hash."""
+    counts = Counter(name_of(record[2]) for record in records)
+    order = sorted(counts, key=lambda name: (-counts[name], name))
+    left = dict.fromkeys(order[:things], MOST_OF_A_THING)
+    kept: list[Record] = []
+    for record in sorted(records, key=lambda record: bucket("few:" + record[1]["id"])):
+        name = name_of(record[2])
+        if left.get(name, 0):
+            left[name] -= 1
+            kept.append(record)
+    return kept
 
 
 def _set(pairs: Sequence[tuple[Rows, str]], most: int) -> HeldOut:

@@ -37,11 +37,12 @@ def main() -> None:
     p.add_argument(
         "--eye-noise", type=Path, help="statistics of the eye, for the cache on pictures"
     )
-    p.add_argument("--steps", type=int, default=100)
-    p.add_argument("--tokens", type=int, default=1024, help="positions of a step")
+    p.add_argument("--steps", type=int, default=300)
+    p.add_argument("--tokens", type=int, default=512, help="positions of a step")
     p.add_argument("--seeds", type=int, default=3, help="how many, from 0 on")
     p.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3])
-    p.add_argument("--each", type=int, default=120, help="most of each held-out set")
+    p.add_argument("--things", type=int, default=300, help="the commonest so many; 0 for all")
+    p.add_argument("--each", type=int, default=80, help="most of each held-out set")
     p.add_argument("--only", nargs="+", choices=[*ARMS, *STUDIES], default=[*ARMS, *STUDIES])
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--plot-only", action="store_true", help="no runs: table and figure")
@@ -64,7 +65,10 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Everything that is not there yet."""
-    held = split(args.data, args.out, nano_texts, each=args.each, eye_noise=args.eye_noise)
+    held = split(
+        args.data, args.out, nano_texts, each=args.each, things=args.things,
+        eye_noise=args.eye_noise,
+    )  # fmt: skip
     sizes = ", ".join(f"{name} {len(s)}" for name, s in held.sets.items())
     print(f"{held.count} rows to train on; held out: {sizes}", flush=True)
     setting = Setting(

@@ -129,6 +129,23 @@ def test_rows_made_of_a_held_out_drawing_are_left_out() -> None:
     assert near == [True, True, False]
 
 
+def test_the_commonest_things_are_kept_and_none_of_them_fills_the_rest() -> None:
+    data = module("ablation_data")
+    counts = {"a dog": 90, "a cat": 40, "a hat": 7, "an owl": 5, "a fox": 5}
+    records = [
+        ("", {"id": f"{said}/{i}"}, said, np.zeros(1))
+        for said, n in counts.items()
+        for i in range(n)
+    ]
+    kept = data._commonest(records, 4)
+    names = [data.name_of(r[2]) for r in kept]
+    most = data.MOST_OF_A_THING
+    # Of owl and fox, equally common, the first by name.
+    assert {n: names.count(n) for n in names} == {"dog": most, "cat": most, "hat": 7, "fox": 5}
+    random.Random(1).shuffle(records)
+    assert {r[1]["id"] for r in data._commonest(records, 4)} == {r[1]["id"] for r in kept}
+
+
 @pytest.mark.parametrize(
     ("answer", "said", "name"),
     [
