@@ -8,7 +8,7 @@ from anybind.agent import protocol
 from anybind.agent.events import Event, Grounded, TextDelta, Trace
 from anybind.agent.grounding import ground, things
 from anybind.agent.limits import Limits
-from anybind.agent.presence import present
+from anybind.agent.presence import present, wants_a_look
 from anybind.agent.reply import ToolCall
 from anybind.agent.runtime import Runtime
 from anybind.agent.state import TurnState, keep, made_by, warn
@@ -16,6 +16,8 @@ from anybind.agent.wording import wish
 from anybind.content import Boxes, Image, Text
 from anybind.contracts import Delta, Message
 from anybind.core_model import history
+
+NOTHING_TO_SEE = "No picture is attached, so there is nothing to look at. Attach one and ask again."
 
 
 def answer(runtime: Runtime, state: TurnState, limits: Limits) -> Iterator[Event]:
@@ -27,6 +29,11 @@ def answer(runtime: Runtime, state: TurnState, limits: Limits) -> Iterator[Event
         return
     language = runtime.model.language
     question = " ".join(state.questions) if state.calls else state.request.text
+    if state.condition is None and not state.calls and wants_a_look(question):
+        # A decoder would make something up: it does not know that it was given nothing.
+        state.answer = NOTHING_TO_SEE
+        yield TextDelta(NOTHING_TO_SEE)
+        return
     context = "\n".join(n.text for n in state.notes)
     sampling = state.request.sampling
     messages = [*_earlier(runtime, state), Message("user", question, context)]

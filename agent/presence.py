@@ -22,7 +22,19 @@ _FORMS = re.compile(
     rf"|(?:is|are)\s+(?:an?|any|some|the)?\s*[\w' -]+\s+(?:visible|in\s+{_PICTURE}|to\s+be\s+seen)\b)",
     re.IGNORECASE,
 )
+_LOOKS = re.compile(
+    rf"\b(?:in|of|on)\s+{_PICTURE}\s*[.?!]*$|\b(?:describe|caption)\s+{_PICTURE}\s*[.?!]*$"
+    rf"|^\W*what\s+(?:does|do|can|could)\s+(?:you\s+see|{_PICTURE}\s+show)\s*[.?!]*$"
+    rf"|^\W*(?:do|can|could)\s+you\s+(?:also\s+)?(?:see|spot)\s+(?:an?|any|the)\b[\w' -]*[?.!]*$"
+    rf"|^\W*does\s+{_PICTURE}\s+(?:show|contain|have|include)\b",
+    re.IGNORECASE,
+)
 _NOT_THESE = re.compile(r"\b(?:what|which|who|where|how|why|or)\b", re.IGNORECASE)
+
+
+def wants_a_look(question: str) -> bool:
+    """Whether a question can only be answered by looking at a picture: it says so itself."""
+    return bool(_LOOKS.search(question.strip()))
 
 
 def asked_for(question: str, parser: NounExpert) -> list[str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from anybind.agent import Session
+from anybind.agent.answering import NOTHING_TO_SEE
 from anybind.agent.events import TextDelta
-from anybind.agent.presence import asked_for, present
+from anybind.agent.presence import asked_for, present, wants_a_look
 from anybind.content import Image
 from tests.fakes import FakeGrounder, FakeNouns, FakeRuntime, picture
 
@@ -82,3 +83,33 @@ def test_without_a_picture_the_decoder_answers_alone(tmp_path: Path) -> None:
     with Session(FakeRuntime(), folder=tmp_path / "s") as session:
         session.ask("Is there a dragon?")
         assert session.runtime.language.prompts[-1].endswith("assistant: ")
+
+
+@pytest.mark.parametrize(
+    ("question", "looks"),
+    [
+        ("Is there a cat in the picture?", True),
+        ("What is in this photo?", True),
+        ("Describe the image.", True),
+        ("Do you see a dog?", True),
+        ("What do you see?", True),
+        ("Does the picture show a cat?", True),
+        ("Is there a way to learn this?", False),
+        ("What is the picture of Dorian Gray about?", False),
+        ("Do you see the point of this argument, and why?", False),
+        ("What does a camera do?", False),
+        ("How do I take a good picture?", False),
+        ("", False),
+    ],
+)
+def test_what_only_a_look_can_answer(question: str, looks: bool) -> None:
+    assert wants_a_look(question) is looks
+
+
+def test_without_a_picture_nothing_is_seen(tmp_path: Path) -> None:
+    runtime = FakeRuntime()
+    with Session(runtime, folder=tmp_path / "s") as session:
+        assert session.ask("Is there a cat in the picture?").text == NOTHING_TO_SEE
+        assert session.ask("Is there a cat in the picture?", picture()).text != NOTHING_TO_SEE
+        # The picture of the last turn is still the one that is asked about.
+        assert session.ask("What is in the picture?").text != NOTHING_TO_SEE
