@@ -1,5 +1,9 @@
 """What may stand in the arguments of a call: artifacts by name, words of the request.
 
+Which words they are, a trained reader of requests says where the bundle has one. Else, and where it
+finds none, these rules look for them; they stay simple (of 900 requests in people's own words they are
+right about the thing in six of ten).
+
 The candidates of each argument become alternatives of the grammar; where several stay, the
 decoder's likelihood decides.
 """
@@ -7,7 +11,8 @@ decoder's likelihood decides.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from anybind.agent.artifacts import ArtifactStore
 from anybind.agent.grounding import NOT_THINGS
@@ -33,53 +38,16 @@ _COMMANDS = frozenset(
     trade barter sub swop zap lay idea clue chance bit mess guess thing stuff put insert help coordinates
     coordinate precise lasso matte layer cover square made cut-out""".split()
 )
-# Commands that are things behind another noun: a price tag, a key ring.
-_THINGS_TOO = frozenset("tag ring frame cover square layer".split())
-# Ways of speaking whose nouns are nothing in a picture.
-_IDIOMS = re.compile(
-    r"\b(?:(?:give|lend) (?:me|us) a hand|(?:keep|lay|set|clap|get) (?:an?|my|your) eyes? on|(?:keep|lay|set|clap) eyes on"
-    r"|(?:put|lay) (?:a|your|my) finger on|for (?:\w+'s|\w+) sake|(?:good|oh|dear|my) (?:god|lord|heavens)"
-    r"|(?:as |for )?training data)\b",
-    re.IGNORECASE,
-)
-# What is made of a thing: a blue overlay on it, a soft tint over it.
-_MADE = frozenset(
-    "mask outline overlay tint layer shade highlight box frame cut-out matte marker rectangle".split()
-)
-_MADE_OF = re.compile(r"\s+(?:over|on|onto|across|around|round|along|of|for)\b")
-# Nouns that only lead to the thing: "any sign of a cat", "the border of the rug".
-_LEADING = frozenset("sign sight trace glimpse presence border label rim bounds limits x y".split())
 _OF_ITS_OWN = re.compile(r"(?:the|my|our|your|his|her|their|this|that)\s", re.IGNORECASE)
-_LEADS = re.compile(r"\s+(?:of|for)\b")
-# Verbs that a tagger takes for the last word of a phrase: "a hedgehog hiding".
-_STANDS = frozenset("hiding occupy occupies sit sits sitting lurking showing".split())
-_STANDS_IN = re.compile(r"\s+(?:in for|there|instead|in place|in the (?:place|stead))\b")
-_ASKING = frozenset("which what whose any some every each".split())
 # Behind an order comes what it is to be done to.
 _OBJECT_NEXT = re.compile(
     r"\s+(?:an?|the|my|our|your|his|her|that|this|these|those|all|every)\s+\w"
-)
-# "the beer can on the piano", "the price tag": no verb follows, so it is part of the name, which a
-# tagger may have missed.
-_COMPOUND = re.compile(
-    r"\s+(can|bear|tag|cover|case|stick|brush|saw|rack|light|plant|watch|board|pump|bowl)"
-    r"(?=\s*(?:$|[.,!?;])|\s+(?:on|in|at|under|from|with|by|off|out|next)\b)"
 )
 # A noun before these is who wishes, says or needs something.
 _WISHES = re.compile(
     r"\s+(?:(?:really|just|also|always)\s+)?(?:wants?|needs?|says?|said|asks?|asked|thinks?|claims?|insists?"
     r"|hates?|likes?|loves?|prefers?|would like|would love|wishes|tells?|told|hopes?|swears?|keeps?|sees?"
     r"|bets?|gets?|knows?|lost|dropped|forgot|misplaced|(?:must|has to|have to|should|needs to|wants to) (?:see|know|find|find out))\b",
-    re.IGNORECASE,
-)
-# So is a noun between these who is helped or told.
-_HELPED = re.compile(
-    r"\b(?:help|give|tell|send|hand)\s+(?:(?:the|my|our|his|her)\s+)?$", re.IGNORECASE
-)
-_HELPED_TO = re.compile(r"\s+(?:to\s+)?(?:find|spot|see|locate|the|where)\b")
-_WHERE = re.compile(
-    r"\bwhere(?:abouts)?\s+(?:(?:is|are|did|does|would|could|might|has|have)\s+)?(?:the|my|our|his|her)\s+"
-    r"((?:[\w-]+\s+){0,2}?[\w-]+)\s+(?:is|are|was|be|went|go|got|gone|has|have|could|might|may)\b",
     re.IGNORECASE,
 )
 _PURPOSE = re.compile(
@@ -111,19 +79,6 @@ _SWAPPED = re.compile(
 )
 
 
-# "In the cat's stead" is "in place of the cat".
-_STEAD = re.compile(
-    r"\bin (the|my|our|his|her) ([\w ]+?)(?:'s|s') (?:stead|place)\b", re.IGNORECASE
-)
-# "Out with the old, in with the new".
-_OUT_IN = re.compile(
-    r"\b(?:out|away|down) with\b(.+?)[,;.]?\s+(?:and\s+)?(?:in with|up with|hello)\b(.+)$",
-    re.IGNORECASE,
-)
-_MAKE_A = re.compile(
-    r"^make\s+((?:the|that|this|my|our|his|her|those|these)\s+.+?)\s+(an?\s+[\w\s-]+)$",
-    re.IGNORECASE,
-)
 _CLAUSES = re.compile(r"[,;:.?!]\s+")
 
 
@@ -137,6 +92,7 @@ def candidates(
     attached: Sequence[str],
     produced: Sequence[str],
     drawn: Sequence[str] = (),
+    told: Mapping[str, str] = MappingProxyType({}),
 ) -> list[list[str] | str]:
     """For each parameter the strings that may stand there, best first; a str means its words.
 
@@ -149,6 +105,8 @@ def candidates(
         attached: Names that came with the request, or with the latest that had any.
         produced: Names that tools of this turn made.
         drawn: Those among them that were made from words alone: what follows is about them.
+        told: What a reader of requests found, by the name of the parameter; where it found nothing,
+            rules look for it.
     """
     things = _things(plain(piece), nouns) or _things(request, nouns)
     texts = [p for p in tool.parameters if p.kind == "text"]
@@ -158,6 +116,8 @@ def candidates(
             out.append(
                 _artifacts(parameter.kind, piece, request, artifacts, attached, produced, drawn)
             )
+        elif parameter.name in told:
+            out.append([told[parameter.name]])
         elif len(texts) > 1:
             out.append(_one_of_two(texts.index(parameter), piece, things))
         else:
@@ -204,42 +164,24 @@ def _things(text: str, nouns: NounExpert | None) -> list[str]:
     """
     if nouns is None:
         return []
-    bare = _IDIOMS.sub("", _NAMED.sub("it", text))
+    bare = _NAMED.sub("it", text)
     main: list[str] = []
     aside: list[str] = []
     spare: list[str] = []
-    led = False
     for noun in nouns.nouns(bare):
         start, end = noun.span
         words = noun.head.split()
-        while words and (words[0] in _COMMANDS or words[0] in _ASKING):
+        while words and words[0] in _COMMANDS:
             words = words[1:]
-        last = words[-1] if words else ""
-        if len(words) > 1 and (
-            last in _STANDS or (last in ("stand", "step", "fill") and _STANDS_IN.match(bare[end:]))
-        ):
+        while words and words[-1] in _COMMANDS:
             words = words[:-1]
-        if last in _MADE and _MADE_OF.match(bare[end:]):
-            continue
-        while words and words[-1] in _COMMANDS and not (words[1:] and words[-1] in _THINGS_TOO):
-            words = words[:-1]
-        if words and words[-1] in _LEADING and _LEADS.match(bare[end:]):
-            led = True
-            continue
         if not words and _OF_ITS_OWN.match(noun.text):
             spare.append(noun.head.split()[-1])
         if not words or words[-1] in NOT_THINGS or words[-1] in _THE_PICTURE:
             continue
         if not bare[:start].strip(" ,.!?") and len(words) == 1 and _OBJECT_NEXT.match(bare[end:]):
             continue  # "Zap the spot": an order, whatever the tagger says
-        if missed := _COMPOUND.match(bare[end:]):
-            words.append(missed[1])
-        behind = bool(
-            _WISHES.match(bare[end:])
-            or (_PURPOSE.search(bare[:start]) and not led)
-            or (_HELPED.search(bare[:start]) and _HELPED_TO.match(bare[end:]))
-        )
-        led = False
+        behind = _WISHES.match(bare[end:]) or _PURPOSE.search(bare[:start])
         (aside if behind or _PLACE.search(bare[:start]) else main).append(
             " ".join(words).replace(",", "")
         )
@@ -258,19 +200,13 @@ def _text(parameter: Parameter, piece: str, things: Sequence[str], guided: bool)
     numbers = _NUMBER.findall(_NAMED.sub("", piece))
     if parameter.name == "box" and len(numbers) >= 4:
         return [f"[{', '.join(numbers[:4])}]"]
-    # A thing: prefer the nouns of the piece; without any, any run of its words. Where it is asked
-    # where something is, that is the thing, also if the tagger saw less of it.
-    asked = _WHERE.search(piece)
-    if asked and (not things or things[0].split()[0] in asked[1].lower().split()):
-        return list(dict.fromkeys([asked[1].lower(), *things]))
+    # A thing: prefer the nouns of the piece; without any, any run of its words.
     return list(things) or piece.replace(",", "")
 
 
 def _one_of_two(index: int, piece: str, things: Sequence[str]) -> list[str] | str:
     """Two text arguments, as in "replace A with B": A from before the link word, B from behind."""
-    text = _STEAD.sub(r"in place of \1 \2", plain(piece))
-    if pair := _OUT_IN.search(text) or _MAKE_A.match(text):
-        return _side(pair[1 + index].lower(), things) or piece
+    text = plain(piece)
     swapped = _SWAPPED.search(text)
     link = swapped or _WITH.search(text)
     if _IN_FOR.match(text) and (given := re.search(r"\bfor\b", text)):

@@ -10,7 +10,7 @@ Nothing here runs a tool.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -114,6 +114,12 @@ class Chooser:
         best = next((t for t in short if t.name == ranked[0][0]), None)
         return Choice(best, tuple(ranked), tuple(short))
 
+    def words(self, piece: str) -> Mapping[str, str]:
+        """What a piece of a request is about, by role (`core_model.request_reader.ROLES`), as the trained
+        matcher reads it; nothing without one.
+        """
+        return {} if self.matcher is None else self.matcher.reader.read(asked(piece)).words
+
     def prior(self, piece: str, tools: Sequence[Tool]) -> tuple[float, list[float]]:
         """How well a piece goes with "no tool" and with each tool: the matcher's logits, or without
         one similarities in -1..1.
@@ -126,7 +132,7 @@ class Chooser:
             rows = iter(self._embed([text, *(one for texts in shown for one in texts)]))
             query = next(rows)
             told = [np.stack([next(rows) for _ in texts]) for texts in shown]
-            return self.matcher.scores(text, query, told)
+            return self.matcher.scores(text, query, shown, told)
         vectors = self._embed([text, *NO_TOOL, *(f"{t.name}: {t.description}" for t in tools)])
         query, rest = vectors[0], vectors[1:]
         similar = [float(query @ v) for v in rest]

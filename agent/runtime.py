@@ -25,6 +25,7 @@ from anybind.contracts import (
     Progress,
     Tool,
 )
+from anybind.core_model.encoders.minilm import load_text_encoder
 from anybind.core_model.tool_matcher import load_tool_matcher
 from anybind.errors import AnybindError, ModelError, ToolError, UserError
 from anybind.weights import local_path
@@ -75,8 +76,11 @@ class Runtime:
         """
         config, matcher = PriorConfig(**self.bundle.tool_prior), None
         if self.bundle.tool_chooser is not None:
-            path = self.assembly.weight(self.bundle.tool_chooser)
-            matcher = load_tool_matcher(path)
+            path, *encoder = (
+                self.assembly.weight(self.bundle.tool_chooser[role])
+                for role in ("matcher", "encoder", "tokenizer")
+            )
+            matcher = load_tool_matcher(path, load_text_encoder(*encoder))
             if matcher.space != self.bundle.space:
                 raise ModelError(
                     f"{path} matches tools in the space {matcher.space!r}; the bundle "

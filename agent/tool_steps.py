@@ -144,11 +144,12 @@ def _write_call(
     scratchpad: str,
 ) -> Iterator[Trace]:
     """The model writes the call, held by a grammar that knows the tool and its arguments."""
-    language = runtime.model.language
+    language, chooser = runtime.model.language, runtime.chooser
     slots = candidates(
         tool, piece, state.request.text, state.artifacts, runtime.nouns,
         attached=[p.name for p in state.attached] or [n for n, _ in _last_condition(state)],
         produced=state.produced, drawn=state.drawn,
+        told={**chooser.words(state.request.text), **chooser.words(piece)},
     )  # fmt: skip
     prompt = language.render(
         [Message("user", protocol.prompt(offered, _history_lines(state), state.request.text))],

@@ -75,22 +75,11 @@ _REMARK = re.compile(
     r"|\s+for (?:me|us|my|our|the|her|his) (?:[\w'-]+\s?){0,3}$",
     re.IGNORECASE,
 )
-_BUT = re.compile(
-    r"^.*?\b(?:but|so|still|yet|hence),?\s+(?=(?:i|we|please|could|can|show|draw)\b)", re.I
-)
-_SAY = re.compile(
-    r"^.*?\b(?:say|namely|for instance|for example),?\s+(?=an?\b|the\b|some\b|two\b)", re.I
-)
 _BACKWARD = re.compile(
     r"^(?:it|that|this|him|her|them|one|something|me)\b|\b(?:it|that|this|him|her|them)$",
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"(?<=[.?!;])\s+(?=\w)")
-_TAIL = re.compile(
-    r"\s+(?:and (?:draw|show|paint) (?:it|that|me)|(?:(?:could|would|might) )?look(?: like)?|would make my day"
-    r"|on canvas|on(?:to)? paper|in it)$",
-    re.IGNORECASE,
-)
 
 _GUIDE = (
     r"(?:canny|edges?|lines?|line|hed|boundar(?:y|ies)|outlines?|pose|posture|skeleton|stick figure|"
@@ -159,8 +148,6 @@ def _wish(sentence: str) -> tuple[str, bool]:
     text = before = plain(sentence)
     if _lead(text):
         text = text.partition(":")[2].strip()
-    text = _BUT.sub("", text)
-    text = plain(_SAY.sub("", text))
     text = _VERB.sub("", _WANT.sub("", text), count=1)
     text = re.sub(r"^what (?=an?\b|the\b)", "", text, flags=re.IGNORECASE)
     named = _PICTURE.search(text)
@@ -175,7 +162,7 @@ def _wish(sentence: str) -> tuple[str, bool]:
     elif anywhere:
         text = anywhere.group(1)
     freed = text != before
-    text = _TAIL.sub("", _REMARK.sub("", text) or text).strip(" .!?,")
+    text = (_REMARK.sub("", text) or text).strip(" .!?,")
     return text or sentence.strip(" .!?,") or sentence, freed
 
 

@@ -3,8 +3,8 @@
 Knows embeddings of texts, nothing of bundles, requests or what a tool does. A tool is what its
 author wrote: its name, its description, and the clauses of the description one by one, so that any
 plugin's tool can be matched. Tools that the network was trained with it knows again by what they say
-of themselves, and adds what it learned of requests for them. It was trained by
-`anybind.core_model.training.tool_choice`.
+of themselves, and adds what it learned of requests for them, also through a reader of requests
+(`request_reader`). It was trained by `anybind.core_model.training.tool_choice`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from anybind.core_model.encoders.minilm import TextEncoder
+from anybind.core_model.request_reader import PREFIX, RequestReader
 from anybind.errors import ModelError
 
 Rows = NDArray[np.float32]
-FORMAT = "anybind-tool-matcher-2"
+FORMAT = "anybind-tool-matcher-3"
 CLAUSES = 6
 """At most this many clauses of a description are looked at."""
 BUCKETS = 3072
@@ -32,7 +35,7 @@ SAME, OTHER = 0.95, 0.80
 the other (no two tools of anybind are nearer than 0.75)."""
 TENSORS = (
     "down", "up", "weights", "none.down", "none.bias", "none.up",
-    "known.tools", "known.sentence", "known.words", "known.bias",
+    "known.tools", "known.sentence", "known.words", "known.read", "known.bias",
 )  # fmt: skip
 _WORD = re.compile(r"[a-z']+")
 _CLAUSE = re.compile(r"[:;,.?!]\s+|\s+(?:or|and)\s+")
@@ -71,34 +74,43 @@ class ToolMatcher:
     """The network.
 
     With `P(x) = unit(x + x D U)`, the same for requests and texts of tools, a tool scores
-    `w0 cos(whole) + w1 cos(name) + w2 max cos(clause) + w3 mean cos(clause)`, and a known one
-    `x S_k + m W_k + b_k` besides, m the marks of the request as a unit vector; no tool
-    scores `gelu(x Dn + bn) Un + w4` and the last column of S, W and b, where x is the request alone.
+    `w0 cos(whole) + w1 cos(name) + w2 max cos(clause) + w3 mean cos(clause)`, and
+    `w5 cos` of request and whole as the reader reads both; a known one `x S_k + m W_k + r R_k + b_k`
+    besides, m the marks of the request as a unit vector and r what the reader makes of it; no tool scores `gelu(x Dn + bn) Un + w4` and the last column of S, W, R and b,
+    where x is the request alone.
     """
 
     tensors: Mapping[str, Rows]
     space: str
+    reader: RequestReader
 
-    def scores(self, text: str, request: Rows, tools: Sequence[Rows]) -> tuple[float, list[float]]:
+    def scores(
+        self, text: str, request: Rows, told: Sequence[Sequence[str]], tools: Sequence[Rows]
+    ) -> tuple[float, list[float]]:
         """Logits of "no tool" and of each tool.
 
         Args:
             text: `asked(request)`.
             request: The embedding [C] of that text, unit norm.
-            tools: For each tool the embeddings [2 + clauses, C] of its `tool_texts`.
+            told: The `tool_texts` of each tool.
+            tools: Their embeddings [2 + clauses, C].
         """
         t = self.tensors
         mapped = self._mapped(request[None])[0]
         learned = request @ t["known.sentence"] + t["known.bias"]
+        read = self.reader.read(text).embedding
+        learned = learned + read @ t["known.read"]
         if places := marks(text):
             learned = learned + t["known.words"][places].sum(0) * len(places) ** -0.5
         found: list[float] = []
-        for rows in tools:
+        for texts, rows in zip(told, tools, strict=True):
             cosine = self._mapped(rows) @ mapped
             clauses = cosine[2:]
             parts = np.array([cosine[0], cosine[1], clauses.max(), clauses.mean()], np.float32)
             again = recognised(t["known.tools"] @ rows[0])
-            found.append(float(parts @ t["weights"][:4] + again @ learned[:-1]))
+            whole = float(self.reader.read(texts[0]).embedding @ read)
+            known = float(again @ learned[:-1])
+            found.append(float(parts @ t["weights"][:4]) + float(t["weights"][5]) * whole + known)
         hidden = _gelu(request @ t["none.down"] + t["none.bias"])
         return float(hidden @ t["none.up"] + t["weights"][4] + learned[-1]), found
 
@@ -117,8 +129,12 @@ def _gelu(x: Rows) -> Rows:
     return 0.5 * x * (1 + np.tanh(0.7978845608 * (x + 0.044715 * x**3)))
 
 
-def load_tool_matcher(path: Path) -> ToolMatcher:
+def load_tool_matcher(path: Path, encoder: TextEncoder) -> ToolMatcher:
     """Read the weights.
+
+    Args:
+        path: The file.
+        encoder: The text encoder that it was trained with; its reader is an adapted copy.
 
     Raises:
         ModelError: the file is none of these, or of an older format, or a tensor is missing or of a
@@ -131,6 +147,10 @@ def load_tool_matcher(path: Path) -> ToolMatcher:
             about = dict(file.metadata() or {})
             names = set(file.keys())
             read = {n: np.asarray(file.get_tensor(n), np.float32) for n in TENSORS if n in names}
+            of_reader = {
+                n.removeprefix(PREFIX): torch.from_numpy(file.get_tensor(n))
+                for n in names if n.startswith(PREFIX)
+            }  # fmt: skip
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} can't be read as a tool matcher: {error}") from error
     said = str(about.get("format"))
@@ -149,16 +169,20 @@ def load_tool_matcher(path: Path) -> ToolMatcher:
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path} does not say which space it is for ({error}).") from error
     _check(path, read)
-    return ToolMatcher(read, space)
+    try:
+        reader = RequestReader(encoder, of_reader)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+    return ToolMatcher(read, space, reader)
 
 
 def _check(path: Path, read: Mapping[str, Rows]) -> None:
     width, known = read["down"].shape[0], read["known.tools"].shape[0]
     shapes = {
-        "down": (width, -1), "up": (-1, width), "weights": (5,), "none.down": (width, -1),
+        "down": (width, -1), "up": (-1, width), "weights": (6,), "none.down": (width, -1),
         "none.bias": (-1,), "none.up": (-1,), "known.tools": (known, width),
         "known.sentence": (width, known + 1), "known.words": (BUCKETS, known + 1),
-        "known.bias": (known + 1,),
+        "known.read": (width, known + 1), "known.bias": (known + 1,),
     }  # fmt: skip
     for name, shape in shapes.items():
         said = read[name].shape

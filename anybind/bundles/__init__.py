@@ -58,8 +58,9 @@ class Bundle(BaseModel):
     """Role -> key in `weights`, for tools that need weights of their own."""
     tool_prior: dict[str, Any] = Field(default_factory=dict)
     """Constants of the prior that ranks tools by similarity of request and description."""
-    tool_chooser: str | None = None
-    """Key in `weights` of a trained matcher of requests and tools; None ranks by similarity alone."""
+    tool_chooser: dict[str, str] | None = None
+    """A trained matcher of requests and tools: "matcher", "encoder" and "tokenizer" (of the text encoder
+    that it was trained with) -> keys in `weights`; None ranks by similarity alone."""
     history: Literal["all", "same-content"] = "all"
     """Which earlier turns the answer is shown: "same-content" leaves out those about other
     pictures and sounds, which a small decoder would take for the present one."""
@@ -130,11 +131,19 @@ def _check(bundle: Bundle) -> None:
                 f"Bundle {bundle.name!r}: tool_weights.{role} names the weights {key!r}, "
                 f"which the bundle does not list."
             )
-    if bundle.tool_chooser is not None and bundle.tool_chooser not in bundle.weights:
-        raise UserError(
-            f"Bundle {bundle.name!r}: tool_chooser must name one of its weights, "
-            f"not {bundle.tool_chooser!r}."
-        )
+    if bundle.tool_chooser is not None:
+        wanted = {"matcher", "encoder", "tokenizer"}
+        if set(bundle.tool_chooser) != wanted:
+            raise UserError(
+                f"Bundle {bundle.name!r}: tool_chooser must name {', '.join(sorted(wanted))}, not "
+                f"{', '.join(sorted(bundle.tool_chooser)) or 'nothing'}."
+            )
+        for role, key in bundle.tool_chooser.items():
+            if key not in bundle.weights:
+                raise UserError(
+                    f"Bundle {bundle.name!r}: tool_chooser.{role} names the weights {key!r}, which the "
+                    f"bundle does not list."
+                )
     if bundle.cache is not None and bundle.cache.get("file") not in bundle.weights:
         raise UserError(
             f"Bundle {bundle.name!r}: cache.file must name one of its weights, "

@@ -85,10 +85,15 @@ class ImageHead(nn.Module):
         x = self.drop((features[..., :top] - self.mean[:top]) / self.spread[:top])
         return torch.sigmoid(self.trust(F.gelu(self.judge(x))))
 
-    def embed(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Embeddings [..., C], whose norm (0..1) tells how sure the head is, and the gate [..., 1]."""
+    def embed(self, features: Tensor, sharpen: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Embeddings [..., C], whose norm (0..1) tells how sure the head is, and the gate [..., 1].
+
+        Args:
+            features: Pooled features [..., P].
+            sharpen: Shares are raised to this before they are added up.
+        """
         said = self(features)
-        return said.logits.softmax(-1) @ self.things, said.gate
+        return (sharpen * said.logits).softmax(-1) @ self.things, said.gate
 
     def several(self, whole: Tensor, figures: Tensor) -> Tensor:
         """How far a picture is to be taken for several things [B, 1], 0..1.

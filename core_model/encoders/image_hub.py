@@ -57,6 +57,9 @@ class HubConfig:
     """Which views of the picture are averaged: see `view`."""
     crop: float = 0.875
     """Share of the short side that the centre crop keeps."""
+    sharpen: float = 1.0
+    """What the head says is raised to this; like `power`, for its things. Many things have like
+    sentences, whose small shares together outweigh the thing that it is surest of."""
 
 
 class ImageHub(nn.Module):
@@ -110,7 +113,7 @@ class ImageHub(nn.Module):
         mixture = self(logits)
         if self.head is None:
             return mixture
-        learned, trust = self.head.embed(features)
+        learned, trust = self.head.embed(features, self.config.sharpen)
         return mixture + trust * (learned - mixture)
 
     def scene(self, whole: Tensor, figures: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,5 @@
-"""Trains the chooser of tools (`tool_matcher.safetensors`): a small network over sentence embeddings.
+"""Trains the chooser of tools (`tool_matcher.safetensors`): a reader of requests (`tool_choice_reader`) and a
+small network over sentence embeddings.
 
 Contrastive: each request, made by rule or written by hand, is matched against a list of tools drawn
 for it, described as some author might have, and against "none". Lists have the tools that are easily
@@ -25,10 +26,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anybind.core_model.encoders.minilm import SPACE, load_text_encoder
+from anybind.core_model.request_reader import PREFIX
 from anybind.core_model.tool_matcher import FORMAT
 from anybind.core_model.training.tool_choice_known import Known, fit, split
 from anybind.core_model.training.tool_choice_material import Config, Lists, Material
 from anybind.core_model.training.tool_choice_model import Matcher, loss_of, relative
+from anybind.core_model.training.tool_choice_reader import Reader, Request, embedded, train_reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +40,21 @@ class Trained:
 
     model: Matcher
     known: Known
+    reader: Reader
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Requests with the scores of fits that had not seen their wording, or nor their tool."""
+    """Requests with the scores of fits and readers that had not seen their wording, or nor their tool."""
 
     rows: Tensor
     """Numbers of the requests [N]."""
+    read: Tensor
+    """What the reader made of them [N, C]."""
+    part: Tensor
+    """Which of the readers it was [N]."""
+    told: Tensor
+    """What each reader made of every description [parts, V, C]."""
     learned: Tensor
     """`relative` scores of none and of every own tool [N, 1 + K]."""
     known: Tensor
@@ -65,6 +75,56 @@ def fitted(material: Material, rows: Sequence[int], tools: Sequence[str], config
     )  # fmt: skip
 
 
+def read(
+    material: Material, rows: Sequence[int], tools: Sequence[str], described: Sequence[str],
+    config: Config, name: str,
+) -> Reader:  # fmt: skip
+    """Train a reader of some tools, on the requests by hand and a share of those made.
+
+    Args:
+        material: Requests and tools.
+        rows: Numbers of the requests.
+        tools: Those that are known.
+        described: Those whose descriptions are read.
+        config: See there.
+        name: For the lines about progress.
+    """
+    reader = config.reader
+    r = random.Random(f"tool choice reader {config.seed}")
+    made = [i for i in rows if not material.asked[i].by_hand]
+    some = [i for i in rows if material.asked[i].by_hand]
+    some += r.sample(made, min(reader.made, len(made)))
+    place = {n: i + 2 for i, n in enumerate(tools)} | {"": 0}
+    requests: list[Request] = []
+    for i in some:
+        ask = material.asked[i]
+        weight = 1.0 if ask.by_hand else reader.made_weight
+        answer = place.get(ask.tool, 1)
+        requests.append(Request(material.said[i], answer, weight, ask.said, ask.tool))
+    return train_reader(
+        material.encoder, requests, {n: material.told(n) for n in described}, 2 + len(tools),
+        reader, config.seed, lambda told: print(f"{name}: {told}", flush=True),
+    )  # fmt: skip
+
+
+def learned(
+    material: Material, rows: Sequence[int], known: Known, reader: Reader, texts: Tensor
+) -> Tensor:
+    """What fit and reader make of requests together: `relative` scores [N, 1 + K].
+
+    Args:
+        material: Requests and tools.
+        rows: Numbers of the requests.
+        known: The fit.
+        reader: The reader of the same tools.
+        texts: Embeddings of the requests by the reader [N, C].
+    """
+    at = torch.tensor(list(rows))
+    fitted_scores = known.scores(material.rows[at], material.words.index_select(0, at))
+    with torch.no_grad():
+        return relative(fitted_scores) + relative(reader.scores(texts))
+
+
 def judged(
     material: Material, barred: frozenset[str], rows: Sequence[int], config: Config
 ) -> Judged:
@@ -74,27 +134,31 @@ def judged(
     groups = [(material.asked[i].tool, material.asked[i].pattern) for i in rows]
     part, tool_part = split(groups, every, config.parts, config.seed)
     place = {n: i for i, n in enumerate(own)}
-    numbers: list[Tensor] = []
-    learned: list[Tensor] = []
-    known: list[Tensor] = []
+    found: list[tuple[Tensor, ...]] = []
+    told: list[Tensor] = []
     for number in range(config.parts):
-        tools = [n for n in own if tool_part[n] != number]
+        there = [n for n in every if tool_part[n] != number]
+        tools = [n for n in own if n in there]
         kept = [i for i, p in zip(rows, part, strict=True)
                 if p != number and tool_part.get(material.asked[i].tool) != number]  # fmt: skip
         fit_of = fitted(material, kept, tools, config)
+        name = f"part {number + 1} of {config.parts}"
+        reader = read(material, kept, tools, there, config, name)
         left = sorted(set(rows) - set(kept))
-        at = torch.tensor(left)
-        scores = relative(fit_of.scores(material.rows[left], material.words.index_select(0, at)))
+        texts = embedded(reader, material.encoder, [material.said[i] for i in left])
+        scores = learned(material, left, fit_of, reader, texts)
         columns = torch.tensor([place[n] for n in tools])
         all_scores = torch.zeros(len(left), 1 + len(own))
         all_scores[:, 0] = scores[:, 0]
         all_scores[:, 1 + columns] = scores[:, 1:]
-        there = torch.zeros(len(left), len(own))
-        there[:, columns] = 1.0
-        numbers.append(at)
-        learned.append(all_scores)
-        known.append(there)
-    return Judged(torch.cat(numbers), torch.cat(learned), torch.cat(known))
+        known = torch.zeros(len(left), len(own))
+        known[:, columns] = 1.0
+        found.append(
+            (torch.tensor(left), texts, torch.full((len(left),), number), all_scores, known)
+        )
+        told.append(embedded(reader, material.encoder, material.every_told))
+    numbers, texts, parts, scores, known = (torch.cat(some) for some in zip(*found, strict=True))
+    return Judged(numbers, texts, parts, torch.stack(told), scores, known)
 
 
 class Drawing:
@@ -123,7 +187,6 @@ def train(
     material: Material, barred: frozenset[str], rows: Sequence[int], config: Config
 ) -> Trained:
     """Train on some of the requests, the barred tools neither asked for nor listed."""
-    torch.manual_seed(config.seed)
     r = random.Random(f"tool choice training {config.seed}")
     rows = [i for i in rows if material.asked[i].tool not in barred]
     lists = Lists(material, barred, config)
@@ -134,6 +197,7 @@ def train(
     columns = torch.tensor([place[n] for n in own])
     seen = judged(material, barred, rows, config)
     drawing = Drawing(material, seen, own, config)
+    torch.manual_seed(config.seed)
     model = Matcher(material.rows.shape[1], config.hidden, config.none_hidden)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim == 1]
@@ -161,12 +225,15 @@ def train(
         shown = [material.first[n] + r.randrange(len(material.variants[n])) for n in lists.names]
         noisy = material.rows[seen.rows[picked]]
         noisy = F.normalize(noisy + config.noise * torch.randn_like(noisy), dim=-1)
-        learned = torch.zeros(config.batch, 1 + len(lists.names))
+        scores = torch.zeros(config.batch, 1 + len(lists.names))
         known = torch.zeros(config.batch, len(lists.names))
-        learned[:, 0] = seen.learned[picked, 0]
-        learned[:, 1 + columns] = seen.learned[picked, 1:]
+        scores[:, 0] = seen.learned[picked, 0]
+        scores[:, 1 + columns] = seen.learned[picked, 1:]
         known[:, columns] = seen.known[picked]
-        logits = model(noisy, learned, known, material.texts[shown], material.mask[shown], listed)
+        whole = seen.told[:, shown][seen.part[picked]]
+        matched = (seen.read[picked][:, None] * whole).sum(-1)
+        texts, there = material.texts[shown], material.mask[shown]
+        logits = model(noisy, matched, scores, known, texts, there, listed)
         loss = loss_of(logits, torch.tensor(right), config.smoothing)
         optimizer.zero_grad()
         loss.backward()
@@ -176,13 +243,15 @@ def train(
         model.mix.mul_(config.trust)
         model.mix[1] = config.known_shift
         model.weights[4] += config.none_shift
-    return Trained(model.eval(), fitted(material, rows, own, config))
+    reader = read(material, rows, own, lists.names, config, "all")
+    return Trained(model.eval(), fitted(material, rows, own, config), reader)
 
 
 def tensors(trained: Trained, material: Material) -> dict[str, Tensor]:
     """What is kept of a network and what it knows, by the names of the file."""
     first = [material.first[n] for n in trained.known.tools]
-    return trained.model.tensors(trained.known, material.texts[first, 0])
+    kept = trained.model.tensors(trained.known, trained.reader.answers(), material.texts[first, 0])
+    return kept | {f"{PREFIX}{n}": t for n, t in trained.reader.tensors().items()}
 
 
 def main() -> None:
@@ -208,7 +277,7 @@ def main() -> None:
             flush=True,
         )
     trained = train(material, frozenset(), range(len(material.asked)), config)
-    about = {"space": SPACE, "training": asdict(config)}
+    about = {"space": SPACE, "training": asdict(config), "tools": trained.known.tools}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     save_file(
         tensors(trained, material), str(given.out), {"format": FORMAT, "config": json.dumps(about)}

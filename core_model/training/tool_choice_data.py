@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anybind.core_model.request_reader import ROLES
 from anybind.core_model.training import tool_choice_words as fillers
 from anybind.core_model.training.nano_data.english import articles, capital
+from anybind.core_model.training.tool_choice_reader import Said
 from anybind.core_model.training.toolchat import HERE, Protocol, ToolChat, held_out
 from anybind.core_model.training.toolchat_making import Maker
 from anybind.errors import UserError
@@ -26,6 +28,8 @@ UNLIKE = tuple(sorted(HERE.glob("tool_choice_unlike*.txt")))
 """Requests written by hand, in several files."""
 NO_TOOL = "(none)"
 """Begins the requests of `UNLIKE` that want no tool."""
+_MARK = re.compile(r"\[([^][{}]+)\]|\{([^][{}]+)\}")
+"""Words of the first role ("object", "text") or of "new" in brackets, those of "old" in braces."""
 _CHOICE = re.compile(r"\(([^()]*)\)")
 _SLOT = re.compile(r"\{(\w+)\}")
 # Beginnings of patterns that are no commands: nothing can be put before them.
@@ -58,6 +62,8 @@ class ToolWords:
     """One of anybind's; else made up."""
     descriptions: list[str] = field(default_factory=list[str])
     asks: list[str] = field(default_factory=list[str])
+    arguments: tuple[str, ...] = ()
+    """Names of its arguments; of made-up tools nothing is known."""
 
     @property
     def about_pictures(self) -> bool:
@@ -75,6 +81,8 @@ class Asked:
     pattern: str
     by_hand: bool = False
     """Written as it stands, by no pattern."""
+    said: Said | None = None
+    """Where the words of the tool's roles are, if that is marked."""
 
 
 def read_tools(protocol: Protocol) -> dict[str, ToolWords]:
@@ -101,6 +109,7 @@ def read_tools(protocol: Protocol) -> dict[str, ToolWords]:
     for info in protocol.tools:
         if info.name in tools:
             tools[info.name].descriptions.insert(0, info.description)
+            tools[info.name].arguments = tuple(name for name, _ in info.arguments)
     return tools
 
 
@@ -168,16 +177,48 @@ def by_hand(tools: Mapping[str, ToolWords]) -> list[Asked]:
     out: dict[str, Asked] = {}
     for path in UNLIKE:
         tool: str | None = None
+        has: tuple[str, ...] = ()
         for number, line in enumerate(_lines(path), 1):
             if line.startswith("# "):
                 tool = line[2:].strip()
                 if tool != NO_TOOL and tool not in tools:
                     raise UserError(f"{path.name}, {number}: there is no tool {tool!r}.")
-            elif tool is None or line in out:
+                has = roles(tools[tool]) if tool != NO_TOOL else ()
+                continue
+            try:
+                text, said = unmarked(line, has)
+            except ValueError as error:
+                raise UserError(f"{path.name}, {number}: {error}") from error
+            if tool is None or text in out:
                 raise UserError(f"{path.name}, {number}: {line!r} has no tool or is there twice.")
-            else:
-                out[line] = Asked(line, "" if tool == NO_TOOL else tool, line, by_hand=True)
+            out[text] = Asked(text, "" if tool == NO_TOOL else tool, text, by_hand=True, said=said)
     return list(out.values())
+
+
+def roles(tool: ToolWords) -> tuple[str, ...]:
+    """Which roles a request for a tool has words for, by the names of the tool's arguments."""
+    return tuple(r for r in ROLES if r in tool.arguments)
+
+
+def unmarked(line: str, roles: Sequence[str]) -> tuple[str, Said | None]:
+    """A request without its marks, and where the words of each role are in it; (0, 0) for none.
+
+    Raises:
+        ValueError: it has marks that its tool has no role for, or one twice.
+    """
+    said: dict[str, tuple[int, int]] = {}
+    text, at = "", 0
+    for mark in _MARK.finditer(line):
+        role = "old" if mark[2] else next((r for r in roles if r != "old"), "")
+        words = mark[1] or mark[2]
+        if role not in roles or role in said:
+            raise ValueError(f"{line!r} marks {words!r}, which is no role of its tool, or twice.")
+        text += line[at : mark.start()]
+        said[role] = (len(text), len(text) + len(words))
+        text += words
+        at = mark.end()
+    text += line[at:]
+    return text, dict.fromkeys(roles, (0, 0)) | said if roles else None
 
 
 def _of(pattern: str, tool: str, each: int, seed: int) -> list[Asked]:

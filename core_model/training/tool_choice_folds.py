@@ -8,48 +8,31 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from anybind.core_model.tool_matcher import OTHER, SAME
-from anybind.core_model.training.tool_choice import Trained, train
+from anybind.core_model.training.tool_choice import Trained, learned, train
 from anybind.core_model.training.tool_choice_material import GENERAL, Config, Material
-from anybind.core_model.training.tool_choice_model import relative
+from anybind.core_model.training.tool_choice_reader import embedded
 
 
 @torch.inference_mode()
-def chosen(
-    trained: Trained, requests: tuple[Tensor, Tensor], names: Sequence[str],
-    tools: tuple[Tensor, Tensor], described: Tensor,
-) -> list[str]:  # fmt: skip
-    """For each request the tool that is chosen, or "".
-
-    Args:
-        trained: The network.
-        requests: Embeddings [N, C] and words [N, BUCKETS].
-        names: Of the T tools that are listed.
-        tools: `tool_rows` of them.
-        described: Embeddings [K, C] of the whole texts of the tools that are known.
-    """
-    scores = relative(trained.known.scores(*requests))
-    again = ((tools[0][:, 0] @ described.T - OTHER) / (SAME - OTHER)).clamp(0, 1)
-    sure, which = again.max(1)
-    learned = torch.cat([scores[:, :1], scores[:, 1 + which]], 1)
-    every = torch.ones(len(scores), len(names), dtype=torch.bool)
-    logits = trained.model(requests[0], learned, sure.expand(len(scores), -1), *tools, every)
-    return [names[best - 1] if best else "" for best in logits.argmax(1).tolist()]
-
-
 def choices(
     trained: Trained, material: Material, rows: Sequence[int], names: Sequence[str]
 ) -> list[str]:
     """For each request the tool that is chosen of some under their first descriptions, or ""."""
     shown = [material.first[n] for n in names]
     known = [material.first[n] for n in trained.known.tools]
-    at = torch.tensor(list(rows))
-    return chosen(
-        trained, (material.rows[at], material.words.index_select(0, at)), names,
-        (material.texts[shown], material.mask[shown]), material.texts[known, 0],
-    )  # fmt: skip
+    tools, there = material.texts[shown], material.mask[shown]
+    asked = embedded(trained.reader, material.encoder, [material.said[i] for i in rows])
+    told = embedded(trained.reader, material.encoder, [material.every_told[i] for i in shown])
+    scores = learned(material, rows, trained.known, trained.reader, asked)
+    again = ((tools[:, 0] @ material.texts[known, 0].T - OTHER) / (SAME - OTHER)).clamp(0, 1)
+    sure, which = again.max(1)
+    scores = torch.cat([scores[:, :1], scores[:, 1 + which]], 1)
+    every = torch.ones(len(scores), len(names), dtype=torch.bool)
+    asks, sure = material.rows[torch.tensor(list(rows))], sure.expand(len(scores), -1)
+    logits = trained.model(asks, asked @ told.T, scores, sure, tools, there, every)
+    return [names[best - 1] if best else "" for best in logits.argmax(1).tolist()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from anybind.core_model.training.tool_choice_data import (
     talk,
 )
 from anybind.core_model.training.tool_choice_known import word_rows
+from anybind.core_model.training.tool_choice_reader import ReaderConfig
 from anybind.core_model.training.toolchat import Protocol, ToolChat
 
 GENERAL = frozenset(
@@ -51,7 +52,7 @@ class Config:
     unseen_share: float = 0.25
     """Of requests for known tools: the tool is taken for one that no request was known of."""
     by_hand_share: float = 0.6
-    parts: int = 5
+    parts: int = 3
     penalty: float = 1e-4
     fitted: int = 6000
     """So many of the made requests are in a fit, beside all that are written by hand."""
@@ -60,11 +61,12 @@ class Config:
     trust: float = 2.0
     """Multiplies, after training, what is known of tools and of none."""
     known_shift: float = -1.5
-    none_shift: float = -0.7
+    none_shift: float = -0.2
     """Added after training to known tools and to none, so that tools never seen keep their chance.
     These three were set by hand on one fold (`tool_choice_folds`) and the check split."""
     noise: float = 0.02
     smoothing: float = 0.05
+    reader: ReaderConfig = field(default_factory=ReaderConfig)
 
 
 class Material:
@@ -80,16 +82,19 @@ class Material:
         made += talk(config.talk_each, config.seed)
         made += by_hand(self.tools)
         self.family = {n: chat.family(n) for n in chat.tools}
+        self.encoder = encoder
         self.asked: list[Asked] = made
-        texts = [asked(a.text) for a in made]
-        self.rows = _embedded(encoder, texts)
-        self.words = word_rows(texts)
+        self.said = [asked(a.text) for a in made]
+        self.rows = _embedded(encoder, self.said)
+        self.words = word_rows(self.said)
         r = random.Random(f"tool choice descriptions {config.seed}")
         self.variants: dict[str, list[tuple[str, str]]] = {}
         for name, words in self.tools.items():
             self.variants[name] = [(name, words.descriptions[0])]
             self.variants[name] += [described(words, r) for _ in range(config.variants)]
         every = [v for n in self.names for v in self.variants[n]]
+        self.every_told = [tool_texts(*v)[0] for v in every]
+        """The whole texts of all descriptions, in the order of `texts`."""
         self.texts, self.mask = tool_rows(encoder, every)
         at = 0
         self.first: dict[str, int] = {}
@@ -102,6 +107,11 @@ class Material:
         self.near = {
             n: [self.names[j] for j in row] for n, row in zip(self.names, order, strict=True)
         }
+
+    def told(self, name: str) -> list[str]:
+        """The whole texts of a tool's descriptions."""
+        first = self.first[name]
+        return self.every_told[first : first + len(self.variants[name])]
 
 
 def _embedded(encoder: TextEncoder, texts: Sequence[str]) -> Tensor:

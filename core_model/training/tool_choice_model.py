@@ -27,18 +27,19 @@ class Matcher(nn.Module):
         self.none_down = small(width, none_hidden)
         self.none_bias = nn.Parameter(torch.zeros(none_hidden))
         self.none_up = nn.Parameter(torch.zeros(none_hidden))
-        self.weights = nn.Parameter(torch.tensor([8.0, 2.0, 4.0, 2.0, 5.0]))
+        self.weights = nn.Parameter(torch.tensor([8.0, 2.0, 4.0, 2.0, 5.0, 8.0]))
         self.mix = nn.Parameter(torch.tensor([0.5, 0.0, 0.5]))
         """Factor and shift of what is known of a tool, factor of what is known of none."""
 
     def forward(
-        self, ask: Tensor, learned: Tensor, known: Tensor, tools: Tensor, there: Tensor,
+        self, ask: Tensor, matched: Tensor, learned: Tensor, known: Tensor, tools: Tensor, there: Tensor,
         listed: Tensor,
     ) -> Tensor:  # fmt: skip
         """Logits [B, 1 + T], none first; -10,000 for tools that are not listed.
 
         Args:
             ask: Requests [B, C].
+            matched: Cosines of requests and whole texts of the tools, as the reader reads both [B, T].
             learned: `relative` scores of none and the tools [B, 1 + T].
             known: How surely a tool is the one that its score is of [B, T], 0..1.
             tools: Texts of the tools [T, 2 + CLAUSES, C].
@@ -53,16 +54,20 @@ class Matcher(nn.Module):
         mean = (clauses * some).sum(-1) / some.sum(-1)
         w, mix = self.weights, self.mix
         scores = w[0] * cosine[..., 0] + w[1] * cosine[..., 1] + w[2] * best + w[3] * mean
+        scores = scores + w[5] * matched
         scores = scores + known * (mix[0] * learned[:, 1:] + mix[1])
         none = _gelu(ask @ self.none_down + self.none_bias) @ self.none_up + w[4]
         none = none + mix[2] * learned[:, 0]
         return torch.cat([none[:, None], scores.masked_fill(~listed, -1e4)], 1)
 
-    def tensors(self, known: Known, described: Tensor) -> dict[str, Tensor]:
+    def tensors(
+        self, known: Known, read: tuple[Tensor, Tensor], described: Tensor
+    ) -> dict[str, Tensor]:
         """What is kept, by the names of the file, in half precision.
 
         Args:
             known: What is known of K tools.
+            read: The reader's answers: weights [C, 2 + K] and bias [2 + K].
             described: Embeddings [K, C] of those tools' whole texts.
         """
         factor = torch.cat([self.mix[0].repeat(len(known.tools)), self.mix[2:]])
@@ -71,7 +76,8 @@ class Matcher(nn.Module):
             "known.tools": described,
             "known.sentence": _none_last(relative(known.sentence)) * factor,
             "known.words": _none_last(relative(known.words)) * factor,
-            "known.bias": _none_last(relative(known.bias)) * factor + shift,
+            "known.read": _none_last(relative(read[0])) * factor,
+            "known.bias": _none_last(relative(known.bias) + relative(read[1])) * factor + shift,
         }
         return {n: p.detach().half().contiguous() for n, p in kept.items()}
 

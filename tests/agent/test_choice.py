@@ -137,7 +137,10 @@ def test_a_matcher_takes_the_place_of_the_similarities() -> None:
     class Wants:
         space = "s"
 
-        def scores(self, text: str, request: Any, tools: Any) -> tuple[float, list[float]]:
+        def scores(
+            self, text: str, request: Any, told: Any, tools: Any
+        ) -> tuple[float, list[float]]:
+            assert [len(t) for t in told] == [len(t) for t in tools]
             assert text == "x" and request.shape == (8,) and all(t.shape[1] == 8 for t in tools)
             return 1.0, [3.0 if i == 1 else 0.0 for i in range(len(tools))]
 

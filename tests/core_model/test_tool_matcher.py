@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 import anybind.bundles
+from anybind.assembly import Assembly
+from anybind.core_model.encoders.minilm import MiniLM, TextEncoder, load_text_encoder
+from anybind.core_model.request_reader import PREFIX
 from anybind.core_model.tool_matcher import (
     BUCKETS,
     CLAUSES,
@@ -32,10 +36,18 @@ from anybind.core_model.training.tool_choice_data import (
 )
 from anybind.core_model.training.tool_choice_known import Known, fit, word_rows
 from anybind.core_model.training.tool_choice_model import Matcher, relative
+from anybind.core_model.training.tool_choice_reader import Reader, ReaderConfig, embedded
 from anybind.core_model.training.toolchat import Protocol, held_out
 from anybind.errors import ModelError
 
+LETTERS = "abcdefghijklmnopqrstuvwxyz ,.?"
 SHIPPED = Path(anybind.bundles.__file__).parent / "nano" / "tool_matcher.safetensors"
+
+
+@pytest.fixture(scope="module")
+def shipped_encoder(nano: Assembly) -> TextEncoder:
+    """The text encoder of nano."""
+    return load_text_encoder(nano.weight("minilm"), nano.weight("minilm_tokenizer"))
 
 
 def test_what_of_a_tool_is_looked_at() -> None:
@@ -51,31 +63,51 @@ def test_what_of_a_tool_is_looked_at() -> None:
     assert asked("Mirror image/1a2b3c4d.png now") == "Mirror the image now"
 
 
-def test_training_and_running_compute_the_same(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def encoder() -> TextEncoder:
+    """A small one with weights drawn at random, for texts of letters."""
+    torch.manual_seed(2)
+    sizes = {"vocabulary": 60, "width": 16, "hidden": 24, "layers": 2, "positions": 40, "heads": 2}
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0} | {w: i for i, w in enumerate(LETTERS, 1)},
+                                           unk_token="[UNK]"))  # fmt: skip
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return TextEncoder(MiniLM(**sizes).eval().requires_grad_(False), tokenizer)
+
+
+def test_training_and_running_compute_the_same(tmp_path: Path, encoder: TextEncoder) -> None:
     torch.manual_seed(3)
     model = Matcher(16, 4, 3)
-    for p in model.parameters():
+    reader = Reader(encoder.model, 4, ReaderConfig(rank=2)).eval()
+    for p in [*model.parameters(), *(p for p in reader.parameters() if p.requires_grad)]:
         p.data.normal_()
     known = Known(("a", "b"), torch.randn(16, 4), torch.randn(BUCKETS, 4), torch.randn(4))
     rows = torch.nn.functional.normalize(torch.randn(2, 2 + CLAUSES, 16), dim=-1)
     path = tmp_path / "m.safetensors"
     # The second of the listed tools is the first of the known ones; the first is a stranger.
     described = torch.stack([rows[1, 0], -rows[0, 0]])
-    kept = {n: t.numpy() for n, t in model.tensors(known, described).items()}
-    save_file(kept, path, {"format": FORMAT, "config": json.dumps({"space": "s"})})
-    matcher = load_tool_matcher(path)
+    kept = model.tensors(known, reader.answers(), described)
+    kept |= {f"{PREFIX}{n}": t for n, t in reader.tensors().items()}
+    about = {"format": FORMAT, "config": json.dumps({"space": "s"})}
+    save_file({n: t.numpy() for n, t in kept.items()}, path, about)
+    matcher = load_tool_matcher(path, encoder)
     assert matcher.space == "s"
     there = torch.ones(2, 2 + CLAUSES, dtype=torch.bool)
     there[1, 4:] = False
     ask = torch.nn.functional.normalize(torch.randn(1, 16), dim=-1)
-    text = "make the dog disappear, please"
-    scores = relative(known.scores(ask, word_rows([text])))
-    learned = torch.stack([scores[0, 0], torch.tensor(9.0), scores[0, 1]])[None]
-    sure = torch.tensor([[0.0, 1.0]])
+    text, told = "make the dog disappear, please", ["say something", "take something away"]
     with torch.inference_mode():
-        want = model(ask, learned, sure, rows, there, torch.ones(1, 2, dtype=torch.bool))[0]
-    none, tools = matcher.scores(text, ask[0].numpy(), [rows[0].numpy(), rows[1, :4].numpy()])
-    np.testing.assert_allclose([none, *tools], want.numpy(), atol=3e-2, rtol=2e-3)
+        asked_for, *whole = embedded(reader, encoder, [text, *told])
+        scores = relative(known.scores(ask, word_rows([text])))
+        scores = scores + relative(reader.scores(asked_for[None]))
+        learned = torch.stack([scores[0, 0], torch.tensor(9.0), scores[0, 1]])[None]
+        matched = (torch.stack(whole) @ asked_for)[None]
+        every = torch.ones(1, 2, dtype=torch.bool)
+        sure = torch.tensor([[0.0, 1.0]])
+        want = model(ask, matched, learned, sure, rows, there, every)[0]
+    none, tools = matcher.scores(
+        text, ask[0].numpy(), [[t] for t in told], [rows[0].numpy(), rows[1, :4].numpy()]
+    )
+    np.testing.assert_allclose([none, *tools], want.numpy(), atol=6e-2, rtol=4e-3)
 
 
 def test_words_are_marked_whole_in_pairs_and_in_parts() -> None:
@@ -94,34 +126,56 @@ def test_what_is_known_of_a_tool_is_learned_from_sentences_and_words() -> None:
     assert scores.argmax(1).tolist() == [2, 3, 0]
 
 
-@pytest.mark.parametrize("fault", ["format", "old", "missing", "shape", "fit", "no file"])
-def test_a_wrong_file_says_what_is_wrong(tmp_path: Path, fault: str) -> None:
+@pytest.mark.parametrize("fault", ["format", "old", "missing", "shape", "fit", "reader", "no file"])
+def test_a_wrong_file_says_what_is_wrong(
+    tmp_path: Path, fault: str, shipped_encoder: TextEncoder
+) -> None:
     tensors = load_file(SHIPPED)
     about = {"format": FORMAT, "config": json.dumps({"space": "s"})}
     said = {"format": "no tool matcher", "old": "Train it again", "missing": "lacks", "shape": "has the shape",
-            "fit": "don't fit", "no file": "can't be read"}  # fmt: skip
+            "fit": "don't fit", "reader": "does not fit this text encoder", "no file": "can't be read"}  # fmt: skip
     if fault == "format":
         about["format"] = "other"
     elif fault == "old":
-        about["format"] = "anybind-tool-matcher-1"
+        about["format"] = "anybind-tool-matcher-2"
     elif fault == "missing":
         del tensors["up"]
     elif fault == "shape":
         tensors["weights"] = tensors["weights"][:3]
     elif fault == "fit":
         tensors["up"] = tensors["up"][:-1]
+    elif fault == "reader":
+        del tensors["reader.layers.0.query.up"]
     path = tmp_path / "m.safetensors"
     if fault != "no file":
         save_file(tensors, path, about)
     with pytest.raises(ModelError, match=said[fault]):
-        load_tool_matcher(path)
+        load_tool_matcher(path, shipped_encoder)
 
 
-def test_the_shipped_file_is_small_and_of_its_space() -> None:
-    matcher = load_tool_matcher(SHIPPED)
+def test_the_shipped_file_is_small_and_of_its_space(shipped_encoder: TextEncoder) -> None:
+    matcher = load_tool_matcher(SHIPPED, shipped_encoder)
     assert matcher.space == "minilm-l6-v2"
-    assert SHIPPED.stat().st_size < 300_000
+    assert SHIPPED.stat().st_size < 650_000
     assert isinstance(matcher, ToolMatcher)
+
+
+@pytest.mark.parametrize(
+    ("text", "role", "words"),
+    [
+        ("Could somebody point me to the blue suitcase?", "object", "blue suitcase"),
+        ("Where's the spare key hiding?", "object", "spare key"),
+        ("Lose the lamp post behind her, will you", "object", "lamp post"),
+        ("I'd rather see a canoe where that rowing boat is", "new", "canoe"),
+        ("I'd rather see a canoe where that rowing boat is", "old", "rowing boat"),
+        ("Paint me a lighthouse in a thunderstorm", "text", "a lighthouse in a thunderstorm"),
+    ],
+)
+def test_the_shipped_reader_finds_what_a_request_is_about(
+    shipped_encoder: TextEncoder, text: str, role: str, words: str
+) -> None:
+    reader = load_tool_matcher(SHIPPED, shipped_encoder).reader
+    assert reader.read(text).words[role] == words
 
 
 def test_held_out_tools_are_in_no_list() -> None:
