@@ -90,10 +90,12 @@ class ImageHead(nn.Module):
 
         Args:
             features: Pooled features [..., P].
-            sharpen: Shares are raised to this before they are added up.
+            sharpen: Shares are raised to this before they are added up, less so where the head is not
+                to be trusted: of a photograph it should not be sure.
         """
         said = self(features)
-        return (sharpen * said.logits).softmax(-1) @ self.things, said.gate
+        sharper = 1 + (sharpen - 1) * said.gate
+        return (sharper * said.logits).softmax(-1) @ self.things, said.gate
 
     def several(self, whole: Tensor, figures: Tensor) -> Tensor:
         """How far a picture is to be taken for several things [B, 1], 0..1.
