@@ -362,6 +362,8 @@ def test_table_judgements_and_figure_come_from_the_files(tmp_path: Path) -> None
         "beats one linear layer (loss, seen things: 1.010 ± 0.010 against 2.010 ± 0.010): **holds"
         in said
     )
+    assert "a cache of classes helps text queries (0.201 ± 0.001 more are named than" in said
+    assert said.count("without): **holds**") == 6
     assert "gate-1 do not (3.000 ± 0.000 against 4.000 ± 0.000): **holds**" in said
     figure.draw(results, tmp_path / "figure.png")
     from PIL import Image
@@ -376,6 +378,9 @@ def test_what_differs_less_than_the_spread_is_not_decided() -> None:
     assert judge([2.0, 2.1], [1.0, 1.1], small=True).startswith("DOES NOT HOLD")
     assert judge([2.0, 2.1], [1.0, 1.1], small=False) == "holds"
     assert judge([2.0], [1.0, 1.1], small=False) == "too few seeds"
+    gain = module("ablation_figure").judge_gain
+    assert gain([0.2, 0.21, 0.19]) == "holds" and gain([0.1, 0.0, 0.01]).startswith("NOT DECIDED")
+    assert gain([-0.2, -0.21]).startswith("DOES NOT HOLD") and gain([0.3]) == "too few seeds"
 
 
 def test_results_of_different_settings_are_not_set_side_by_side(tmp_path: Path) -> None:
