@@ -278,6 +278,7 @@ def _bars(axes: Any, results: Results, what: str, title: str) -> None:
         )  # fmt: skip
     axes.set_xticks(range(len(sets)), [SETS[s] for s in sets], rotation=20, ha="right")
     axes.margins(y=0.45)  # room for the legend above the bars
+    axes.set_ylim(bottom=0.0)
     axes.set_title(title, fontsize=11)
     _finish(axes)
 
