@@ -25,7 +25,6 @@ from anybind.contracts import (
     Progress,
     Tool,
 )
-from anybind.core_model.encoders.minilm import load_text_encoder
 from anybind.core_model.tool_matcher import load_tool_matcher
 from anybind.errors import AnybindError, ModelError, ToolError, UserError
 from anybind.weights import local_path
@@ -80,6 +79,8 @@ class Runtime:
                 self.assembly.weight(self.bundle.tool_chooser[role])
                 for role in ("matcher", "encoder", "tokenizer")
             )
+            from anybind.core_model.encoders.minilm import load_text_encoder
+
             matcher = load_tool_matcher(path, load_text_encoder(*encoder))
             if matcher.space != self.bundle.space:
                 raise ModelError(

@@ -33,7 +33,6 @@ NORMS = ("norm1", "norm2")
 MAX_TOKENS = 96
 LONGEST = 32
 """Most tokens of a role's words."""
-PREFIX = "reader."
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,17 +15,21 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from anybind.core_model.encoders.minilm import TextEncoder
-from anybind.core_model.request_reader import PREFIX, RequestReader
 from anybind.errors import ModelError
+
+if TYPE_CHECKING:  # both load torch, which choosing a tool by similarity does not need
+    from anybind.core_model.encoders.minilm import TextEncoder
+    from anybind.core_model.request_reader import RequestReader
 
 Rows = NDArray[np.float32]
 FORMAT = "anybind-tool-matcher-3"
+READER = "reader."
+"""Begins the names of the reader's tensors."""
 CLAUSES = 6
 """At most this many clauses of a description are looked at."""
 BUCKETS = 3072
@@ -140,7 +144,10 @@ def load_tool_matcher(path: Path, encoder: TextEncoder) -> ToolMatcher:
         ModelError: the file is none of these, or of an older format, or a tensor is missing or of a
             wrong shape.
     """
+    import torch
     from safetensors import SafetensorError, safe_open
+
+    from anybind.core_model.request_reader import RequestReader
 
     try:
         with safe_open(str(path), framework="np") as file:
@@ -148,8 +155,8 @@ def load_tool_matcher(path: Path, encoder: TextEncoder) -> ToolMatcher:
             names = set(file.keys())
             read = {n: np.asarray(file.get_tensor(n), np.float32) for n in TENSORS if n in names}
             of_reader = {
-                n.removeprefix(PREFIX): torch.from_numpy(file.get_tensor(n))
-                for n in names if n.startswith(PREFIX)
+                n.removeprefix(READER): torch.from_numpy(file.get_tensor(n))
+                for n in names if n.startswith(READER)
             }  # fmt: skip
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} can't be read as a tool matcher: {error}") from error

@@ -26,8 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anybind.core_model.encoders.minilm import SPACE, load_text_encoder
-from anybind.core_model.request_reader import PREFIX
-from anybind.core_model.tool_matcher import FORMAT
+from anybind.core_model.tool_matcher import FORMAT, READER
 from anybind.core_model.training.tool_choice_known import Known, fit, split
 from anybind.core_model.training.tool_choice_material import Config, Lists, Material
 from anybind.core_model.training.tool_choice_model import Matcher, loss_of, relative
@@ -251,7 +250,7 @@ def tensors(trained: Trained, material: Material) -> dict[str, Tensor]:
     """What is kept of a network and what it knows, by the names of the file."""
     first = [material.first[n] for n in trained.known.tools]
     kept = trained.model.tensors(trained.known, trained.reader.answers(), material.texts[first, 0])
-    return kept | {f"{PREFIX}{n}": t for n, t in trained.reader.tensors().items()}
+    return kept | {f"{READER}{n}": t for n, t in trained.reader.tensors().items()}
 
 
 def main() -> None:

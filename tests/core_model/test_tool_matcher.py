@@ -15,11 +15,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 import anybind.bundles
 from anybind.assembly import Assembly
 from anybind.core_model.encoders.minilm import MiniLM, TextEncoder, load_text_encoder
-from anybind.core_model.request_reader import PREFIX
 from anybind.core_model.tool_matcher import (
     BUCKETS,
     CLAUSES,
     FORMAT,
+    READER,
     ToolMatcher,
     asked,
     load_tool_matcher,
@@ -86,7 +86,7 @@ def test_training_and_running_compute_the_same(tmp_path: Path, encoder: TextEnco
     # The second of the listed tools is the first of the known ones; the first is a stranger.
     described = torch.stack([rows[1, 0], -rows[0, 0]])
     kept = model.tensors(known, reader.answers(), described)
-    kept |= {f"{PREFIX}{n}": t for n, t in reader.tensors().items()}
+    kept |= {f"{READER}{n}": t for n, t in reader.tensors().items()}
     about = {"format": FORMAT, "config": json.dumps({"space": "s"})}
     save_file({n: t.numpy() for n, t in kept.items()}, path, about)
     matcher = load_tool_matcher(path, encoder)
