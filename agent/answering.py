@@ -29,7 +29,9 @@ def answer(runtime: Runtime, state: TurnState, limits: Limits) -> Iterator[Event
         return
     language = runtime.model.language
     question = " ".join(state.questions) if state.calls else state.request.text
-    if state.condition is None and not state.calls and wants_a_look(question):
+    if not (state.mixed or state.calls or state.artifacts.names("image")) and wants_a_look(
+        question
+    ):
         # A decoder would make something up: it does not know that it was given nothing.
         state.answer = NOTHING_TO_SEE
         yield TextDelta(NOTHING_TO_SEE)

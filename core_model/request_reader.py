@@ -67,7 +67,8 @@ class RequestReader:
             raise ModelError(f"The reader does not fit this text encoder: {error}") from error
         if self.span[0].shape != (self.model.width, 2 * len(ROLES)):
             raise ModelError(f"The reader's span.weight has the shape {list(self.span[0].shape)}.")
-        self._kept = lru_cache(maxsize=256)(self._read)
+        # Descriptions of tools are read too: room for those of many plugins beside the requests.
+        self._kept = lru_cache(maxsize=4096)(self._read)
 
     def read(self, text: str) -> Reading:
         """Read a request; what was read lately is not read again."""

@@ -115,6 +115,10 @@ def load(bundle: str | Path) -> Bundle:
     return found
 
 
+CHOOSER = {"matcher", "encoder", "tokenizer"}
+"""What a bundle's `tool_chooser` consists of."""
+
+
 def _check(bundle: Bundle) -> None:
     optional = [c for c in (bundle.nouns, bundle.grounding) if c is not None]
     every = [bundle.model, *bundle.encoders, *bundle.experts, *bundle.generators, *optional]
@@ -125,24 +129,18 @@ def _check(bundle: Bundle) -> None:
                     f"Bundle {bundle.name!r}: {component.use}.{role} names the weights {key!r}, "
                     f"which the bundle does not list."
                 )
-    for role, key in bundle.tool_weights.items():
-        if key not in bundle.weights:
-            raise UserError(
-                f"Bundle {bundle.name!r}: tool_weights.{role} names the weights {key!r}, "
-                f"which the bundle does not list."
-            )
-    if bundle.tool_chooser is not None:
-        wanted = {"matcher", "encoder", "tokenizer"}
-        if set(bundle.tool_chooser) != wanted:
-            raise UserError(
-                f"Bundle {bundle.name!r}: tool_chooser must name {', '.join(sorted(wanted))}, not "
-                f"{', '.join(sorted(bundle.tool_chooser)) or 'nothing'}."
-            )
-        for role, key in bundle.tool_chooser.items():
+    chooser = bundle.tool_chooser
+    if chooser is not None and set(chooser) != CHOOSER:
+        raise UserError(
+            f"Bundle {bundle.name!r}: tool_chooser must name {', '.join(sorted(CHOOSER))}, not "
+            f"{', '.join(sorted(chooser)) or 'nothing'}."
+        )
+    for name, roles in (("tool_weights", bundle.tool_weights), ("tool_chooser", chooser or {})):
+        for role, key in roles.items():
             if key not in bundle.weights:
                 raise UserError(
-                    f"Bundle {bundle.name!r}: tool_chooser.{role} names the weights {key!r}, which the "
-                    f"bundle does not list."
+                    f"Bundle {bundle.name!r}: {name}.{role} names the weights {key!r}, "
+                    f"which the bundle does not list."
                 )
     if bundle.cache is not None and bundle.cache.get("file") not in bundle.weights:
         raise UserError(

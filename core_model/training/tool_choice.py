@@ -269,6 +269,7 @@ def main() -> None:
     minilm = given.minilm or nano.weight("minilm")
     tokenizer = given.tokenizer or nano.weight("minilm_tokenizer")
     config = replace(Config(), seed=given.seed, steps=given.steps)
+    torch.set_num_threads(1)  # sums come in one order, whatever the machine
     began = time.monotonic()
     material = Material(load_text_encoder(minilm, tokenizer), config)
     print(f"{len(material.asked)} requests, {len(material.names)} tools,"

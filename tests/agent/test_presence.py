@@ -10,7 +10,8 @@ from anybind.agent import Session
 from anybind.agent.answering import NOTHING_TO_SEE
 from anybind.agent.events import TextDelta
 from anybind.agent.presence import asked_for, present, wants_a_look
-from anybind.content import Image
+from anybind.content import AnyPart, Image
+from anybind.contracts import ContextExpert, Note
 from tests.fakes import FakeGrounder, FakeNouns, FakeRuntime, picture
 
 
@@ -112,4 +113,34 @@ def test_without_a_picture_nothing_is_seen(tmp_path: Path) -> None:
         assert session.ask("Is there a cat in the picture?").text == NOTHING_TO_SEE
         assert session.ask("Is there a cat in the picture?", picture()).text != NOTHING_TO_SEE
         # The picture of the last turn is still the one that is asked about.
+        assert session.ask("What is in the picture?").text != NOTHING_TO_SEE
+
+
+class Reads:
+    """Puts every picture into words, which then stand for it."""
+
+    name = "fake-reader"
+    kinds = frozenset({"image"})
+
+    def look(self, part: AnyPart, request: str) -> Note:
+        return Note(self.name, "recognized text: EXIT", 0.99, (part.name,))
+
+    def close(self) -> None:
+        return None
+
+
+class Reading(FakeRuntime):
+    def context_experts(self, kind: str) -> list[ContextExpert]:
+        return [Reads()] if kind == "image" else []
+
+
+def test_a_picture_that_an_expert_put_into_words_is_attached_all_the_same(tmp_path: Path) -> None:
+    with Session(Reading(), folder=tmp_path / "s") as session:
+        # Its note has its part in the mix: there may be no condition, but there is a picture.
+        assert session.ask("What is in the picture?", picture()).text != NOTHING_TO_SEE
+
+
+def test_a_picture_that_was_made_can_be_asked_about(tmp_path: Path) -> None:
+    with Session(FakeRuntime(), folder=tmp_path / "s") as session:
+        session.ask("Draw a hat", outputs=("image",))
         assert session.ask("What is in the picture?").text != NOTHING_TO_SEE

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,10 @@ def encoder() -> TextEncoder:
 @pytest.fixture(scope="module")
 def trained(encoder: TextEncoder) -> Reader:
     """Knows two things to do: find something, draw something; small talk is neither."""
+    return taught(encoder, CONFIG)
+
+
+def taught(encoder: TextEncoder, config: ReaderConfig) -> Reader:
     requests: list[Request] = []
     for thing in ("cat", "dog", "hat"):
         for article in ("a", "the"):
@@ -64,7 +70,7 @@ def trained(encoder: TextEncoder) -> Reader:
     requests += [Request("hello you", 0, 1.0), Request("you are gone", 0, 1.0)]
     requests.append(Request("find you", 2, 1.0, {"object": (0, 0)}, "look"))
     described = {"look": ["find near", "near a cat"], "paint": ["draw a fox", "fox draw"]}
-    return train_reader(encoder, requests, described, 4, CONFIG, 0, lambda told: None)
+    return train_reader(encoder, requests, described, 4, config, 0, lambda told: None)
 
 
 def test_what_is_trained_is_what_is_read(encoder: TextEncoder, trained: Reader) -> None:
@@ -95,6 +101,13 @@ def test_words_are_found_where_they_stand(encoder: TextEncoder, trained: Reader)
     assert reader.read("Find the DOG").words["object"] == "DOG"  # as it was written
     assert reader.read("draw  the cat").words["text"] == "the cat"
     assert "object" not in reader.read("find you").words
+
+
+def test_the_same_seed_gives_the_same_reader(encoder: TextEncoder) -> None:
+    torch.set_num_threads(1)
+    short = replace(CONFIG, epochs=2, dropout=0.1)
+    one, two = (taught(encoder, short).tensors() for _ in range(2))
+    assert one.keys() == two.keys() and all(torch.equal(one[n], two[n]) for n in one)
 
 
 def test_the_encoder_stays_as_it_was(encoder: TextEncoder, trained: Reader) -> None:

@@ -81,6 +81,13 @@ def test_the_shipped_bundles_load_by_name() -> None:
         ({"encoders": [{"use": "x", "weights": {"model": "nothing"}}]}, "x.model.*'nothing'"),
         ({"nouns": {"use": "n", "weights": {"tagger": "nothing"}}}, "n.tagger.*'nothing'"),
         ({"tool_weights": {"sam": "nothing"}}, "tool_weights.sam.*'nothing'"),
+        ({"tool_chooser": {"matcher": "nothing"}}, "encoder, matcher, tokenizer, not matcher"),
+        ({"tool_chooser": {}}, "not nothing"),
+        (
+            {"tool_chooser": dict.fromkeys(("matcher", "encoder", "tokenizer"), "none")},
+            "tool_chooser.matcher.*'none'",
+        ),
+        ({"tool_chooser": "matcher"}, "tool_chooser"),
         ({"cache": {"file": "nothing"}}, "cache.file.*'nothing'"),
         ({"cache": {}}, "cache.file"),
         ({"unknown_key": 1}, "unknown_key"),
