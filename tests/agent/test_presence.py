@@ -67,23 +67,25 @@ def test_all_that_is_asked_for_must_be_there() -> None:
 
 
 def test_the_answer_begins_with_what_was_found(tmp_path: Path) -> None:
-    with Session(FakeRuntime(), folder=tmp_path / "s") as session:
+    runtime = FakeRuntime()
+    with Session(runtime, folder=tmp_path / "s") as session:
         no = session.ask("Is there a dragon in the picture?", picture())
         assert no.text.startswith("No")
-        assert session.runtime.language.prompts[-1].endswith("assistant: No")
+        assert runtime.language.prompts[-1].endswith("assistant: No")
         yes = session.ask("Is there a cat in the picture?", picture())
         assert yes.text.startswith("Yes,")
         events = list(session.stream("Do you see a cat?", picture()))
         told = "".join(e.text for e in events if isinstance(e, TextDelta))
         assert told == session.turns[-1].answer
         session.ask("What is in the picture?", picture())
-        assert session.runtime.language.prompts[-1].endswith("assistant: ")
+        assert runtime.language.prompts[-1].endswith("assistant: ")
 
 
 def test_without_a_picture_the_decoder_answers_alone(tmp_path: Path) -> None:
-    with Session(FakeRuntime(), folder=tmp_path / "s") as session:
+    runtime = FakeRuntime()
+    with Session(runtime, folder=tmp_path / "s") as session:
         session.ask("Is there a dragon?")
-        assert session.runtime.language.prompts[-1].endswith("assistant: ")
+        assert runtime.language.prompts[-1].endswith("assistant: ")
 
 
 @pytest.mark.parametrize(
