@@ -112,6 +112,7 @@ def train(
     finally:
         if isinstance(opened, StageBatches):
             opened.close()
+    accelerator.wait_for_everyone()  # none leaves while another still talks to it
     accelerator.end_training()
     return outcome
 
